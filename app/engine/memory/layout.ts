@@ -71,7 +71,9 @@ export function computeLayout(shape: MemoryShape): MemoryLayout {
   const ramBase = align(frameTable + frameCount * FRAME_INFO_BYTES, WASM_PAGE);
   const totalBytes = align(ramBase + frameCount * PAGE_SIZE, WASM_PAGE);
   if (totalBytes > MAX_BYTES) {
-    throw new RangeError(`a VM of ${Math.round((shape.guestFrames * PAGE_SIZE) / 0x100000)} MiB does not fit into the engine's 4 GiB memory`);
+    throw new RangeError(
+      `a VM of ${Math.round((shape.guestFrames * PAGE_SIZE) / 0x100000)} MiB does not fit into the engine's 4 GiB memory`,
+    );
   }
   return {
     shape,
