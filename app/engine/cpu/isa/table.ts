@@ -49,12 +49,16 @@ function buildEntry(rows: readonly IsaRow[]): OpcodeEntry {
   return { modrm: rows.some((row) => row.modrm), slots, exact, wide };
 }
 
-/** Entries by map × 256 + opcode; null: undefined opcode. */
-export const OPCODES: readonly (OpcodeEntry | null)[] = (() => {
+/** Entries by map × 256 + opcode for one kind of mode; null: undefined opcode. */
+function buildIndex(excluded: 'i64' | 'o64'): readonly (OpcodeEntry | null)[] {
   const lists: IsaRow[][] = Array.from({ length: 1024 }, () => []);
   for (const row of ROWS) {
+    if (row.attributes.has(excluded)) continue;
     const count = row.opcodeReg ? 8 : 1;
     for (let n = 0; n < count; n++) lists[row.map * 256 + row.opcode + n].push(row);
   }
   return lists.map((rows) => (rows.length === 0 ? null : buildEntry(rows)));
-})();
+}
+
+export const OPCODES_64 = buildIndex('i64');
+export const OPCODES_LEGACY = buildIndex('o64');
