@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * What the rest of the hypervisor asks of the PV memory management unit (`mm/`).
+ *
+ * Results are hypercall results: zero or positive, or a negated error number. Addresses are exact signed numbers, already
+ * checked to be canonical; lengths and counts are as the guest gave them.
+ */
+import type { Mfn } from '../memory/frames.ts';
+import type { PvVcpu } from './pv-vcpu.ts';
+
+/**
+ * Result of a long operation that did a part of its work: it has already put the arguments for the rest into the vCPU's argument
+ * registers, and the hypercall is to be issued again after events were looked at. Not used inside a multicall.
+ */
+export const HYPERCALL_RESTART = -(2 ** 52);
+
+export interface MmuPort {
+  mmuUpdate(pv: PvVcpu, reqsVa: number, count: number, doneVa: number, foreigndom: number): number;
+  mmuextOp(pv: PvVcpu, opsVa: number, count: number, doneVa: number, foreigndom: number): number;
+  /** `flagsLo` is the low half of the flags; `flagsNum` the whole as a signed number (a pointer to a vCPU bitmap may be in it). */
+  updateVaMapping(pv: PvVcpu, va: number, lo: number, hi: number, flagsLo: number, flagsNum: number): number;
+  memoryOp(pv: PvVcpu, cmd: number, argVa: number): number;
+  setGdt(pv: PvVcpu, framesVa: number, entries: number): number;
+  updateDescriptor(pv: PvVcpu, maLo: number, maHi: number, dLo: number, dHi: number): number;
+  /** The descriptor `selector` names in the vCPU's GDT or LDT, or null when it is outside of its table. */
+  readDescriptor(pv: PvVcpu, selector: number): readonly [number, number] | null;
+  /** A write fault of the guest kernel: true when it was a write to a live L1 table and has been emulated (rip is past it). */
+  tryPtwr(pv: PvVcpu, faultVa: number, errorCode: number): boolean;
+  /**
+   * Takes a reference that keeps a frame of the guest writable (never a page table or descriptor table) while the hypervisor
+   * writes to it: registered vcpu_info, FIFO control blocks and event arrays. False when the frame cannot be used so.
+   */
+  takeWritable?(frame: Mfn): boolean;
+  dropWritable?(frame: Mfn): void;
+  /** Loads the tables of a vCPU that VCPUOP_initialise described, on that vCPU's thread. */
+  loadVcpuTables?(pv: PvVcpu, tables: VcpuTables): number;
+}
+
+/** The part of `vcpu_guest_context` (xen public/arch-x86/xen.h) that concerns memory. */
+export interface VcpuTables {
+  readonly kernelRoot: number;
+  /** 0: none. */
+  readonly userRoot: number;
+  readonly gdtFrames: readonly number[];
+  readonly gdtEntries: number;
+  readonly ldtBase: number;
+  readonly ldtEntries: number;
+}
