@@ -45,6 +45,14 @@ export interface FunctionDirectory {
   resultOf(name: string): ValType | null;
 }
 
+export interface ReadModifyWrite {
+  readonly old: Expr;
+  readonly result: Expr;
+}
+
+/** CF PF AF ZF SF OF. */
+export const ARITHMETIC_FLAGS = 0x8d5;
+
 const CR0_TS = 8;
 const CR0_EM = 4;
 
@@ -134,15 +142,33 @@ export abstract class SemContext {
   /** Writes a register; 32-bit writes clear the upper half, narrower ones keep the rest. Byte writes reach the low byte only. */
   abstract setGpr(register: number, bits: number, value: Expr): void;
 
+  /** AH, CH, DH or BH. */
+  abstract gprHigh(register: number): Expr;
+  abstract setGprHigh(register: number, value: Expr): void;
+
   // ---- operands
 
   /** Operand `n` zero-extended to its travel type (integer operands of every kind). */
   abstract read(n: number): Expr;
   abstract write(n: number, value: Expr): void;
-  /** Read, modify, write of operand `n`, atomic under LOCK: `change` may be emitted more than once and must have no side effects beyond its locals. */
-  abstract rmw(n: number, change: (old: Expr) => Expr): { readonly old: Expr; readonly result: Expr };
+  /**
+   * Read, modify, write of operand `n`, atomic under LOCK or when `atomic`: `change` may be emitted more than once and must have no
+   * side effects beyond its locals.
+   */
+  rmw(n: number, change: (old: Expr) => Expr, atomic = false): ReadModifyWrite {
+    if (this.isMemory(n)) return this.rmwMemory(this.width(n), this.linearAddress(), change, atomic || this.form.lock);
+    const old = this.read(n);
+    const result = this.let(change(old));
+    this.write(n, result);
+    return { old, result };
+  }
+  /** The same on memory at a linear address. */
+  abstract rmwMemory(bits: number, address: Expr, change: (old: Expr) => Expr, atomic: boolean): ReadModifyWrite;
   /** Immediate of operand `n` as a 64-bit value wrapped to the travel type of the operand's width. */
   abstract immediate(n: number): Expr;
+  /** Lower and upper 32 bits of the instruction's immediate, as i32: far pointers. */
+  abstract immediateLow(): Expr;
+  abstract immediateHigh(): Expr;
   /** The raw register field of operand `n` (segment, control and debug register numbers, ST(i)), as i32. */
   abstract field(n: number): Expr;
   /** Effective address (i64) of the memory operand without its segment base, as LEA sees it. */
@@ -224,7 +250,9 @@ export abstract class SemContext {
   }
   /** Replaces the flags in `mask` (arithmetic ones) by `value`'s bits (i32). */
   setEflags(mask: number, value: Expr): void {
-    const rflags = this.eflags();
+    // Nothing of the lazy state survives a full replacement.
+    const rflags = (mask & ARITHMETIC_FLAGS) === ARITHMETIC_FLAGS ? this.get32(CTX.rflags) : this.eflags();
+    this.set32(CTX.ccOp, i32(FLAGS.exact));
     this.set32(CTX.rflags, rflags.and(~mask).or(value.and(mask)));
   }
   /** Makes all of RFLAGS exact and gives its low half (i32), bound. */
