@@ -7,12 +7,14 @@
  * and keys are the system's. The system's lists are asked first when it has any; they save the download of fresh ones.
  */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 const MAX_OUTPUT = 64 << 20;
+/** Own lists are read again after this long. */
+const LISTS_VALID_MS = 6 * 3600_000;
 const SYSTEM_LISTS = '/var/lib/apt/lists';
 
 export type DebianArch = 'amd64' | 'i386';
@@ -168,11 +170,18 @@ export class Apt {
     const folder = join(this.#cache, 'apt', arch);
     const options = [...this.#options(arch, folder), '-o', `Dir::State=${join(folder, 'state')}`];
     mkdirSync(join(folder, 'state/lists/partial'), { recursive: true });
+    const marker = join(folder, 'updated');
     let updated: Promise<void> | null = null;
     const update = async (): Promise<void> => {
+      if (existsSync(marker) && Date.now() - statSync(marker).mtimeMs < LISTS_VALID_MS) return;
       this.#say(`reading package lists (${arch})`);
-      // A mirror may lack one of several lists; whether that matters shows when a package is looked up.
-      await run('apt-get', [...options, '-q', 'update'], { maxBuffer: MAX_OUTPUT }).catch((error: unknown) => this.#say(messageOf(error)));
+      try {
+        await run('apt-get', [...options, '-q', 'update'], { maxBuffer: MAX_OUTPUT });
+      } catch (error) {
+        // A mirror may lack one of several lists; whether that matters shows when a package is looked up.
+        this.#say(`some package lists could not be read: ${messageOf(error)}`);
+      }
+      writeFileSync(marker, '');
     };
     return {
       label: 'own',

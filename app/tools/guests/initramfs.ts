@@ -82,6 +82,8 @@ export async function baseTree(apt: Apt, kernel: DebianKernel): Promise<CpioTree
     ['dev/null', { kind: 'character', mode: 0o666, major: 1, minor: 3 }],
     ['etc/passwd', data('root:x:0:0:root:/root:/bin/sh\n')],
     ['etc/group', data('root:x:0:\n')],
+    ['etc/console', executable(readFileSync(new URL('console', SOURCES)))],
+    ['etc/inittab', data(readFileSync(new URL('inittab', SOURCES)))],
     ['etc/hostname', data('paravane\n')],
     ['mnt', directory()],
     ['proc', directory(0o555)],
@@ -108,6 +110,7 @@ const TEST_PROGRAMS = [
   { package: 'coreutils', path: 'usr/bin/md5sum', target: 'usr/bin/md5sum' },
   { package: 'coreutils', path: 'usr/bin/seq', target: 'usr/bin/seq' },
   { package: 'coreutils', path: 'usr/bin/sort', target: 'usr/bin/sort' },
+  { package: 'mawk', path: 'usr/bin/mawk', target: 'usr/bin/mawk' },
   { package: 'xz-utils', path: 'usr/bin/xz', target: 'usr/bin/xz' },
 ] as const;
 
