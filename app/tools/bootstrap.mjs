@@ -30,6 +30,7 @@ const COMMANDS = {
   build: { entry: 'app/tools/build.ts', fixed: [], callersDirectory: false },
   bench: { entry: 'app/bench/main.ts', fixed: [], callersDirectory: false },
   guests: { entry: 'app/tools/guests/main.ts', fixed: [], callersDirectory: false },
+  'support-matrix': { entry: 'app/tools/support-matrix/main.ts', fixed: [], callersDirectory: false },
   paravane: { entry: 'app/cli/main.ts', fixed: [], callersDirectory: true },
   format: { entry: 'node_modules/@biomejs/biome/bin/biome', fixed: ['format', '--write'], callersDirectory: false },
 };

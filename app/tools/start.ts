@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+/** `npm start`: makes the Debian guest ready, boots it, and hands the terminal to it. */
+import { fileURLToPath } from 'node:url';
+import { GUESTS } from './guests/catalog.ts';
+import { GuestKitchen } from './guests/prepare.ts';
+
+const NAME = 'debian-6.1';
+const ROOT = fileURLToPath(new URL('../..', import.meta.url));
+
+const recipe = GUESTS.find(({ name }) => name === NAME)!;
+const guest = await new GuestKitchen((message) => console.error(`paravane: ${message}`), false).prepare(recipe);
+if ('reason' in guest) {
+  console.error(`paravane: the guest ${NAME} is unavailable: ${guest.reason}`);
+  process.exit(2);
+}
+console.error(
+  `paravane: booting ${guest.origin} as a Xen PV guest. Ctrl-] opens the menu (q there quits); "poweroff -f" in the guest ends it.`,
+);
+
+const options = ['--mode', guest.mode, '--kernel', guest.kernel, '--append', guest.append, '--memory', guest.memory];
+if (guest.initrd !== undefined) options.push('--initrd', guest.initrd);
+// Replaces this process, so that nothing stands between the terminal and the guest.
+process.execve!(process.execPath, [process.execPath, `${ROOT}app/cli/main.ts`, 'run', ...options, ...process.argv.slice(2)], process.env);

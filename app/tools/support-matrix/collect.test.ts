@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+import { describe, expect, it } from 'vitest';
+import { collectTags, renderMatrix } from './collect.ts';
+
+const collect = (text: string) => collectTags([{ path: 'app/engine/a.ts', text }]);
+
+describe('support matrix', () => {
+  it('reads tags from line, block and single-line comments', () => {
+    const { tags, errors } = collect(
+      '// @abi hypercall event_channel_op — all of it\n/**\n * @abi msr 0xc0000080 — EFER, writes are ignored\n */\n/** @abi insn ADD */\n',
+    );
+    expect(errors).toEqual([]);
+    expect(tags.map(({ kind, name, note }) => [kind, name, note])).toEqual([
+      ['hypercall', 'event_channel_op', 'all of it'],
+      ['msr', '0xc0000080', 'EFER, writes are ignored'],
+      ['insn', 'ADD', ''],
+    ]);
+  });
+
+  it.each(['// @abi hypercal x — typo', '// @abi msr 0x10 - plain dash', '// @abi msr 0x10 —', '// @abi'])(
+    'reports %j instead of leaving it out',
+    (line) => {
+      const { tags, errors } = collect(line);
+      expect(tags).toEqual([]);
+      expect(errors).toEqual([expect.stringContaining('app/engine/a.ts:1: write "@abi KIND NAME"')]);
+    },
+  );
+
+  it('reports a second declaration', () => {
+    expect(collect('// @abi msr 0x10 — a\n// @abi msr 0x10 — b\n').errors).toEqual([
+      'app/engine/a.ts:2: msr 0x10 is declared at app/engine/a.ts:1 already',
+    ]);
+  });
+
+  it('sorts by kind and name, and leaves out kinds without entries', () => {
+    const { tags } = collect('// @abi msr 0x11 — b\n// @abi msr 0x10 — a | c\n// @abi hypercall iret — x\n');
+    const text = renderMatrix(tags);
+    expect(text.match(/^## .*|^\| `.*$/gm)).toEqual([
+      '## Hypercalls',
+      '| `iret` | x | app/engine/a.ts |',
+      '## Model-specific registers',
+      '| `0x10` | a \\| c | app/engine/a.ts |',
+      '| `0x11` | b | app/engine/a.ts |',
+    ]);
+  });
+});

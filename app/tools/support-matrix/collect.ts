@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Collects `@abi` tags from source text and prints the support matrix made of them.
+ *
+ * A tag is a comment line `@abi KIND NAME — NOTE`; the name has no spaces, and the note may be left out when there is nothing to add. A line that starts like a tag and is none is an error, not a gap in the table.
+ */
+
+/** The kinds of tags, in the order of the document, with the heading of each. */
+export const KINDS = {
+  hypercall: 'Hypercalls',
+  subop: 'Sub-operations of hypercalls',
+  msr: 'Model-specific registers',
+  cpuid: 'CPUID leaves',
+  insn: 'Instruction families',
+  port: 'I/O ports',
+  xenbus: 'Xenbus devices and nodes',
+} as const;
+export type AbiKind = keyof typeof KINDS;
+
+export interface AbiTag {
+  readonly kind: AbiKind;
+  readonly name: string;
+  readonly note: string;
+  /** Path from the root of the repository. */
+  readonly file: string;
+}
+
+export interface Collected {
+  readonly tags: readonly AbiTag[];
+  /** One sentence for each line that cannot be used. */
+  readonly errors: readonly string[];
+}
+
+const COMMENT_LINE = /^\s*(?:\/\/|\/\*\*?|\*)\s*@abi\b(.*?)(?:\s*\*\/)?$/;
+const TAG = /^ ([a-z]+) (\S+)(?: — (\S.*))?$/;
+
+export function collectTags(files: readonly { readonly path: string; readonly text: string }[]): Collected {
+  const tags: AbiTag[] = [];
+  const errors: string[] = [];
+  const seen = new Map<string, string>();
+  for (const { path, text } of files) {
+    for (const [index, line] of text.split('\n').entries()) {
+      const comment = COMMENT_LINE.exec(line.trimEnd());
+      if (comment === null) continue;
+      const where = `${path}:${index + 1}`;
+      const match = TAG.exec(comment[1]);
+      if (match === null || !Object.hasOwn(KINDS, match[1])) {
+        errors.push(`${where}: write "@abi KIND NAME" or "@abi KIND NAME — NOTE", KIND one of ${Object.keys(KINDS).join(', ')}`);
+        continue;
+      }
+      const key = `${match[1]} ${match[2]}`;
+      const first = seen.get(key);
+      if (first !== undefined) errors.push(`${where}: ${key} is declared at ${first} already`);
+      seen.set(key, where);
+      tags.push({ kind: match[1] as AbiKind, name: match[2], note: match[3] ?? '', file: path });
+    }
+  }
+  return { tags, errors };
+}
+
+const cell = (text: string): string => text.replaceAll('|', '\\|');
+const compare = (a: AbiTag, b: AbiTag): number => (a.name === b.name ? 0 : a.name < b.name ? -1 : 1);
+
+/** The document; ends with a newline. */
+export function renderMatrix(tags: readonly AbiTag[]): string {
+  const lines = [
+    '# Support matrix',
+    '',
+    'What a guest finds, generated from the `@abi` comments in `app/engine` by `app/tools/support-matrix/main.ts`. Do not edit by hand.',
+    'What is not listed is answered as absent: `-ENOSYS` for hypercalls, #GP or #UD for registers and instructions.',
+  ];
+  for (const [kind, heading] of Object.entries(KINDS)) {
+    const rows = tags.filter((tag) => tag.kind === kind).sort(compare);
+    if (rows.length === 0) continue;
+    lines.push('', `## ${heading}`, '', '| name | what it does here | source |', '|---|---|---|');
+    for (const { name, note, file } of rows) lines.push(`| \`${cell(name)}\` | ${cell(note)} | ${file} |`);
+  }
+  return `${lines.join('\n')}\n`;
+}
