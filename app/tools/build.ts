@@ -39,7 +39,7 @@ function fileUrls(workers: Set<string>): Plugin {
         }
         return `new URL('../workers/${basename(target, '.ts')}.js', import.meta.url)`;
       });
-      return rewritten === code ? null : { code: rewritten };
+      return rewritten === code ? null : { code: rewritten, map: null };
     },
   };
 }

@@ -37,7 +37,6 @@ const TAG = /^ ([a-z]+) (\S+)(?: — (\S.*))?$/;
 export function collectTags(files: readonly { readonly path: string; readonly text: string }[]): Collected {
   const tags: AbiTag[] = [];
   const errors: string[] = [];
-  const seen = new Map<string, string>();
   for (const { path, text } of files) {
     for (const [index, line] of text.split('\n').entries()) {
       const comment = COMMENT_LINE.exec(line.trimEnd());
@@ -48,10 +47,6 @@ export function collectTags(files: readonly { readonly path: string; readonly te
         errors.push(`${where}: write "@abi KIND NAME" or "@abi KIND NAME — NOTE", KIND one of ${Object.keys(KINDS).join(', ')}`);
         continue;
       }
-      const key = `${match[1]} ${match[2]}`;
-      const first = seen.get(key);
-      if (first !== undefined) errors.push(`${where}: ${key} is declared at ${first} already`);
-      seen.set(key, where);
       tags.push({ kind: match[1] as AbiKind, name: match[2], note: match[3] ?? '', file: path });
     }
   }
@@ -59,7 +54,26 @@ export function collectTags(files: readonly { readonly path: string; readonly te
 }
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
-const compare = (a: AbiTag, b: AbiTag): number => (a.name === b.name ? 0 : a.name < b.name ? -1 : 1);
+
+/** One row for each name: a dispatcher and the module that does the work may both declare a hypercall. */
+function mergeByName(tags: readonly AbiTag[]): { readonly name: string; readonly notes: string; readonly files: string }[] {
+  const unique = (values: readonly string[], separator: string): string =>
+    [...new Set(values)].filter((value) => value !== '').join(separator);
+  return [...new Set(tags.map(({ name }) => name))].sort().map((name) => {
+    const same = tags.filter((tag) => tag.name === name);
+    return {
+      name,
+      notes: unique(
+        same.map(({ note }) => note),
+        '; ',
+      ),
+      files: unique(
+        same.map(({ file }) => file),
+        ', ',
+      ),
+    };
+  });
+}
 
 /** The document; ends with a newline. */
 export function renderMatrix(tags: readonly AbiTag[]): string {
@@ -70,10 +84,10 @@ export function renderMatrix(tags: readonly AbiTag[]): string {
     'What is not listed is answered as absent: `-ENOSYS` for hypercalls, #GP or #UD for registers and instructions.',
   ];
   for (const [kind, heading] of Object.entries(KINDS)) {
-    const rows = tags.filter((tag) => tag.kind === kind).sort(compare);
+    const rows = mergeByName(tags.filter((tag) => tag.kind === kind));
     if (rows.length === 0) continue;
     lines.push('', `## ${heading}`, '', '| name | what it does here | source |', '|---|---|---|');
-    for (const { name, note, file } of rows) lines.push(`| \`${cell(name)}\` | ${cell(note)} | ${file} |`);
+    for (const { name, notes, files } of rows) lines.push(`| \`${cell(name)}\` | ${cell(notes)} | ${files} |`);
   }
   return `${lines.join('\n')}\n`;
 }
