@@ -33,7 +33,13 @@ const vitestProject = (name: string, project: string, minutes: number, quick: bo
   name,
   kind: 'vitest',
   script: 'node_modules/vitest/vitest.mjs',
-  args: ['run', '--project', project, '--reporter=default', '--reporter=./app/tools/check/tally-reporter.ts'],
+  args: [
+    'run',
+    '--project',
+    project,
+    `--reporter=${project === 'guest' ? 'verbose' : 'default'}`,
+    '--reporter=./app/tools/check/tally-reporter.ts',
+  ],
   timeoutMs: minutes * MINUTE,
   quick,
 });

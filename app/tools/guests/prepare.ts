@@ -11,7 +11,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { gzipSync } from 'node:zlib';
 import { Apt, type DebianPackage, PackageError } from './apt.ts';
-import type { Guest, GuestRecipe } from './catalog.ts';
+import { GUESTS, type Guest, type GuestRecipe } from './catalog.ts';
 import { type CpioTree, writeCpio } from './cpio.ts';
 import { baseTree, testNames, testTree } from './initramfs.ts';
 import { loadKernel } from './kernel.ts';
@@ -125,6 +125,12 @@ export class GuestKitchen {
 }
 
 const originOf = ({ name, version }: DebianPackage): string => `${name} ${version}`;
+
+/** A guest that `npm run guests` made earlier, or null. */
+export function preparedGuest(name: string): Guest | null {
+  const recipe = GUESTS.find((guest) => guest.name === name);
+  return recipe === undefined ? null : readKept(join(GUEST_CACHE, name, 'guest.json'), sourceKey(recipe));
+}
 
 /** The guest as it was left by an earlier run, when the key still fits and its files are still there. */
 function readKept(path: string, key: string): Guest | null {
