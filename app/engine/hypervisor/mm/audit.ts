@@ -34,7 +34,8 @@ export function auditFrames(mmu: PvMmu, vcpus: readonly PvVcpu[], holders: reado
     }
     refs[frame] += 1;
     types[frame] += 1;
-    if (frames.type(frame) !== type) problems.push(`${by} uses frame ${frame} as ${FRAME_TYPE_NAMES[type]}, but it is ${FRAME_TYPE_NAMES[frames.type(frame)]}`);
+    if (frames.type(frame) !== type)
+      problems.push(`${by} uses frame ${frame} as ${FRAME_TYPE_NAMES[type]}, but it is ${FRAME_TYPE_NAMES[frames.type(frame)]}`);
   };
 
   for (let frame = 0; frame < frames.frameCount; frame += 1) {
@@ -47,7 +48,8 @@ export function auditFrames(mmu: PvMmu, vcpus: readonly PvVcpu[], holders: reado
     if (frames.shared(frame)) types[frame] += 1;
     if (frames.pinned(frame)) use(frame, frames.lastType(frame), `the pin of frame ${frame}`);
     const type = frames.type(frame);
-    if (type !== FRAME_TYPE.none && !frames.validated(frame)) problems.push(`frame ${frame} is in use as ${FRAME_TYPE_NAMES[type]} unchecked`);
+    if (type !== FRAME_TYPE.none && !frames.validated(frame))
+      problems.push(`frame ${frame} is in use as ${FRAME_TYPE_NAMES[type]} unchecked`);
     if (type < FRAME_TYPE.l1 || type > FRAME_TYPE.l4) continue;
     for (let slot = 0; slot < 512; slot += 1) {
       if (type === FRAME_TYPE.l4 && !isGuestL4Slot(slot)) continue;
@@ -74,7 +76,8 @@ export function auditFrames(mmu: PvMmu, vcpus: readonly PvVcpu[], holders: reado
   }
   for (let frame = 0; frame < frames.frameCount; frame += 1) {
     if (frames.refs(frame) !== refs[frame]) problems.push(`frame ${frame} has ${frames.refs(frame)} references, recounted ${refs[frame]}`);
-    if (frames.typeCount(frame) !== types[frame]) problems.push(`frame ${frame} has type count ${frames.typeCount(frame)}, recounted ${types[frame]}`);
+    if (frames.typeCount(frame) !== types[frame])
+      problems.push(`frame ${frame} has type count ${frames.typeCount(frame)}, recounted ${types[frame]}`);
     if (frames.owner(frame) === OWNER.free && refs[frame] !== 0) problems.push(`frame ${frame} is free and referred to`);
   }
   if (owned !== state.reservation) problems.push(`the reservation says ${state.reservation} frames, the guest owns ${owned}`);

@@ -219,4 +219,3 @@ export class Balloon {
     this.#context.m2p.set(frame, sum >>> 0, sum >= HALF ? (hi + 1) >>> 0 : hi);
   }
 }
-

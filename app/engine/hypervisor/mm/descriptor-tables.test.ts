@@ -12,7 +12,7 @@ const CODE64 = 0x00af_9b00;
 
 /** Lists frames for HYPERVISOR_set_gdt. */
 function setGdt(guest: TestGuest, frames: readonly number[], entries: number): number {
-  frames.forEach((frame, i) => guest.set(REQUESTS, i, frame >>> 0, Math.floor(frame / 2 ** 32)));
+  for (let i = 0; i < frames.length; i += 1) guest.set(REQUESTS, i, frames[i] >>> 0, Math.floor(frames[i] / 2 ** 32));
   return guest.mmu.setGdt(guest.pv, guest.va(REQUESTS), entries);
 }
 
@@ -60,7 +60,7 @@ describe('the GDT', () => {
 
   it('always has the flat descriptors, and nothing else of the hypervisor', () => {
     const guest = TestGuest.running();
-    const read = (selector: number): (readonly number[]) | null => {
+    const read = (selector: number): readonly number[] | null => {
       const found = guest.mmu.readDescriptor(guest.pv, selector);
       return found === null ? null : [...found];
     };

@@ -100,6 +100,7 @@ function table(memory: GuestMemory, xen: XenFrames, children: readonly Mfn[], fi
 /** As many tables as `children` need. */
 function tables(memory: GuestMemory, xen: XenFrames, children: readonly Mfn[], filler: Mfn, flags: number, hi: number): Mfn[] {
   const out: Mfn[] = [];
-  for (let i = 0; i < children.length; i += ENTRIES) out.push(table(memory, xen, children.slice(i, i + ENTRIES), filler, ENTRIES, flags, hi));
+  for (let i = 0; i < children.length; i += ENTRIES)
+    out.push(table(memory, xen, children.slice(i, i + ENTRIES), filler, ENTRIES, flags, hi));
   return out;
 }

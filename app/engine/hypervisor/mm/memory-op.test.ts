@@ -18,7 +18,7 @@ function reservation(guest: TestGuest, at: number, listWord: number, extents: nu
 }
 
 function op(guest: TestGuest, cmd: number, list: readonly number[], order = 0, flags = 0, domid = DOMID_SELF): number {
-  list.forEach((frame, i) => guest.set(DONE, i, frame >>> 0, Math.floor(frame / 2 ** 32)));
+  for (let i = 0; i < list.length; i += 1) guest.set(DONE, i, list[i] >>> 0, Math.floor(list[i] / 2 ** 32));
   reservation(guest, 0, 0, list.length, order, flags, domid);
   return guest.mmu.memoryOp(guest.pv, cmd, guest.va(REQUESTS));
 }
@@ -102,8 +102,8 @@ describe('the balloon', () => {
 
 describe('exchange', () => {
   function exchange(guest: TestGuest, input: readonly number[], inOrder: number, output: readonly number[], outOrder: number): number {
-    input.forEach((frame, i) => guest.set(DONE, i, frame));
-    output.forEach((frame, i) => guest.set(DONE, 64 + i, frame));
+    for (let i = 0; i < input.length; i += 1) guest.set(DONE, i, input[i]);
+    for (let i = 0; i < output.length; i += 1) guest.set(DONE, 64 + i, output[i]);
     reservation(guest, 0, 0, input.length, inOrder);
     reservation(guest, 4, 64, output.length, outOrder);
     guest.set(REQUESTS, 8, 0);

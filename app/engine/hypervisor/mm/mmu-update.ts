@@ -76,7 +76,8 @@ export class MmuUpdate {
     // A pointer into the middle of an entry means the entry.
     const index = (ptrLo & (PAGE_SIZE - 1)) >>> 3;
     const type = frames.type(table);
-    if (type >= FRAME_TYPE.l1 && type <= FRAME_TYPE.l4) return tables.modify(type, table, index, lo, hi, command === MMU_PT_UPDATE_PRESERVE_AD);
+    if (type >= FRAME_TYPE.l1 && type <= FRAME_TYPE.l4)
+      return tables.modify(type, table, index, lo, hi, command === MMU_PT_UPDATE_PRESERVE_AD);
     if (type === FRAME_TYPE.writable) {
       memory.setEntry(table, index, lo, hi);
       return 0;

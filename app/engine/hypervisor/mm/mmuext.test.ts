@@ -129,7 +129,18 @@ describe('stale translations', () => {
     expect(guest.vcpu.flushes).toBe(flushes);
   });
 
-  it('knows that a kernel root load does not flush what another space holds', () => {
+  it('knows that loading the user root flushes nothing of the kernel space', () => {
+    const guest = TestGuest.running();
+    buildTables(guest);
+    guest.guestStore(guest.va(FREE + 6), 0);
+    guest.remap(FREE + 6, pte(FREE + 6, RO));
+    expect(guest.ext(op.MMUEXT_NEW_USER_BASEPTR, FREE)).toBe(0);
+    expect(guest.vcpu.writableFrames()).toContain(FREE + 6);
+    expect(guest.ext(op.MMUEXT_PIN_L1_TABLE, FREE + 6)).toBe(0);
+    expect(guest.staleTables()).toEqual([]);
+  });
+
+  it('flushes what the user space holds as well', () => {
     const guest = TestGuest.running();
     buildTables(guest);
     guest.ext(op.MMUEXT_PIN_L4_TABLE, FREE);

@@ -12,6 +12,7 @@
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { type Mfn, mfn } from '../../memory/frames.ts';
 import { EINVAL } from '../errno.ts';
+import type { MmuPort } from '../mmu-port.ts';
 import type { PvVcpu } from '../pv-vcpu.ts';
 import { ASSIST } from './assists.ts';
 import type { MmContext } from './context.ts';
@@ -52,7 +53,7 @@ export interface StartState {
   readonly pinned: readonly Mfn[];
 }
 
-export class PvMmu {
+export class PvMmu implements MmuPort {
   readonly context: MmContext;
   readonly xenFrames: XenFrames;
   readonly #types: PageTypes;
@@ -109,7 +110,8 @@ export class PvMmu {
 
   #initialize(owned: number): void {
     const { frames, m2p, memory, state } = this.context;
-    if (!(owned >= 0 && owned <= state.guestFrames)) throw new RangeError(`the guest cannot start with ${owned} of ${state.guestFrames} frames`);
+    if (!(owned >= 0 && owned <= state.guestFrames))
+      throw new RangeError(`the guest cannot start with ${owned} of ${state.guestFrames} frames`);
     for (let frame = 0; frame < memory.frameCount; frame += 1) {
       frames.reset(frame, frame < owned ? OWNER.guest : OWNER.free);
       frames.setStamp(frame, 0);
