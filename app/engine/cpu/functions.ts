@@ -15,6 +15,8 @@ export interface HostFunctionEnvironment {
   readonly memory: GuestMemory;
   readonly ctx: VcpuContext;
   readonly host: VcpuHost;
+  /** Host offset of a virtual address for an access, or a value <= 0 with the fault recorded. */
+  readonly translate: (va: number, access: number) => number;
 }
 
 export interface HostFunction {

@@ -97,6 +97,8 @@ export const CPU = {
   tlbBanks: 0x52c,
   /** i64 mixed into jump cache keys: tells code sizes apart. */
   modeKey: 0x530,
+  /** u32 record whose link waits for the next lookup's result. */
+  linkFrom: 0x540,
   /** i64 page whose stores go to a hook (ptwr), or -1. */
   hookPage: 0x538,
   /** u16 logs of filled TLB entries, one a bank. */

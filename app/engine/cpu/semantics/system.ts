@@ -38,6 +38,8 @@ const selectorOffset = (segment: number): number => CTX.seg + segment * SEG.stri
 
 export function defineSystem(table: SemanticsTable): void {
   table.define('ud', (c) => c.fault(VECTOR.UD));
+  // An instruction of more than fifteen bytes.
+  table.define('gp0', (c) => c.fault(VECTOR.GP, i32(0)));
   table.define(
     'privileged hlt cli sti clts invd wbinvd invlpg movfromcr movtocr movfromdr movtodr rdmsr wrmsr rdpmc in out ins outs sysret sysexit swapgs',
     privileged,

@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * Pre-decoded code of one vCPU: blocks in an arena, found by where their bytes stand in physical memory.
+ *
+ * A block is dropped, record by record, as soon as a byte that it was made from is written; the arena is emptied whole when it is full.
+ * INVARIANT: `codeFlags[frame]` is non-zero while a block covers a byte of the frame, and then no TLB entry lets a store into that
+ * frame pass unseen.
+ */
+import { ACCESS } from '../../accel/accelerator.ts';
+import type { GuestMemory } from '../../memory/guest-memory.ts';
+import { JUMP_CACHE } from '../../memory/layout.ts';
+import { CTX, type VcpuContext } from '../../memory/vcpu-context.ts';
+import { DECODE, Decoder } from '../isa/decoder.ts';
+import { OPERAND_KIND as K } from '../isa/row.ts';
+import { CPU, OP, RECORD } from '../record.ts';
+import type { HandlerRegistry } from './handlers.ts';
+import { JUMP_ENTRY, jumpSlot } from './loop.ts';
+
+const PAGE = 4096;
+/** Instructions in a block at most. */
+const BLOCK_LIMIT = 64;
+/** Records at the start of the arena for single steps; never cached. */
+const STEP_RECORDS = 4;
+const CONST_2G = CTX.temp1;
+
+interface Block {
+  readonly key: number;
+  readonly record: number;
+  readonly records: number;
+  /** Frames and byte ranges that it was made from; a straddling instruction has two. */
+  readonly frames: readonly number[];
+  readonly from: number;
+  readonly to: number;
+  readonly tail: number;
+}
+
+/** What the cache needs of the vCPU's core functions. */
+export interface CodeCacheCore {
+  /** Host offset of `va` for an access, or 0 with the fault recorded. */
+  translate(cpu: number, low: number, high: number, access: number): number;
+  /** Takes write permission for a host page out of the TLB. */
+  purgeWrite(cpu: number, hostPage: number): void;
+}
+
+export class CodeCache {
+  readonly #memory: GuestMemory;
+  readonly #ctx: VcpuContext;
+  readonly #handlers: HandlerRegistry;
+  readonly #core: CodeCacheCore;
+  readonly #decoder = new Decoder();
+  readonly #blocks = new Map<number, Block>();
+  readonly #byFrame = new Map<number, Set<Block>>();
+  readonly #arena: number;
+  readonly #arenaEnd: number;
+  readonly #jumpCache: number;
+  readonly #ramBase: number;
+  readonly #codeFlags: number;
+  readonly #straddleBytes = new Uint8Array(32);
+  #next: number;
+  /** For statistics. */
+  blocksDecoded = 0;
+  instructionsDecoded = 0;
+  invalidations = 0;
+  flushes = 0;
+
+  constructor(memory: GuestMemory, ctx: VcpuContext, vcpu: number, handlers: HandlerRegistry, core: CodeCacheCore) {
+    this.#memory = memory;
+    this.#ctx = ctx;
+    this.#handlers = handlers;
+    this.#core = core;
+    this.#arena = memory.layout.codeArena(vcpu);
+    this.#arenaEnd = this.#arena + memory.layout.codeArenaBytes;
+    this.#jumpCache = memory.layout.jumpCache(vcpu);
+    this.#ramBase = memory.layout.ramBase;
+    this.#codeFlags = memory.layout.codeFlags;
+    this.#next = this.#arena + STEP_RECORDS * RECORD.bytes;
+  }
+
+  /**
+   * Finds or makes the block at the vCPU's `rip` and enters it into the jump cache. Returns its first record, or 0 when the fetch
+   * faults. `again` makes it anew (a straddling instruction whose second page has moved).
+   */
+  lookup(again: boolean): number {
+    const ctx = this.#ctx;
+    const low = ctx.lo(CTX.rip);
+    const high = ctx.hi(CTX.rip);
+    const host = this.#core.translate(ctx.base, low, high, ACCESS.execute);
+    if (host === 0) return 0;
+    const mode = ctx.u32(CTX.codeBits);
+    const key = (host - this.#ramBase) * 4 + (mode >> 5);
+    let block = this.#blocks.get(key);
+    if (block && again) {
+      this.#drop(block);
+      block = undefined;
+    }
+    if (!block) {
+      if (this.#next + (BLOCK_LIMIT + 3) * RECORD.bytes > this.#arenaEnd) this.flush();
+      const made = this.#decodeBlock(host, key, mode, BLOCK_LIMIT, this.#next);
+      if (!made) return 0;
+      this.#next += made.records * RECORD.bytes;
+      this.#insert(made);
+      block = made;
+    }
+    const slot = this.#jumpCache + jumpSlot(low);
+    const u32 = this.#memory.u32;
+    u32[(slot + JUMP_ENTRY.key) >>> 2] = low ^ ctx.lo(CPU.modeKey);
+    u32[(slot + JUMP_ENTRY.key + 4) >>> 2] = high ^ ctx.hi(CPU.modeKey);
+    u32[(slot + JUMP_ENTRY.host) >>> 2] = host - (low & (PAGE - 1));
+    u32[(slot + JUMP_ENTRY.record) >>> 2] = block.record;
+    return block.record;
+  }
+
+  /** Makes an uncached block of the one instruction at `rip`; 0 when the fetch faults. */
+  single(): number {
+    const ctx = this.#ctx;
+    const host = this.#core.translate(ctx.base, ctx.lo(CTX.rip), ctx.hi(CTX.rip), ACCESS.execute);
+    if (host === 0) return 0;
+    ctx.setLoHi(CTX.ripPage, (ctx.lo(CTX.rip) & ~(PAGE - 1)) >>> 0, ctx.hi(CTX.rip));
+    const made = this.#decodeBlock(host, -1, ctx.u32(CTX.codeBits), 1, this.#arena);
+    return made ? made.record : 0;
+  }
+
+  /** Bytes of a frame changed: drops the blocks made from them. */
+  invalidate(frame: number, offset: number, length: number): void {
+    const blocks = this.#byFrame.get(frame);
+    if (!blocks) return;
+    for (const block of blocks) {
+      const first = block.frames[0] === frame;
+      const from = first ? block.from : 0;
+      const to = first ? block.to : block.tail;
+      if (offset < to && offset + length > from) this.#drop(block);
+    }
+  }
+
+  /** Forgets everything. */
+  flush(): void {
+    this.flushes++;
+    for (const frame of this.#byFrame.keys()) this.#memory.u8[this.#codeFlags + frame] = 0;
+    this.#byFrame.clear();
+    this.#blocks.clear();
+    this.#next = this.#arena + STEP_RECORDS * RECORD.bytes;
+    this.#memory.u8.fill(0, this.#jumpCache, this.#jumpCache + JUMP_CACHE.entries * JUMP_CACHE.entryBytes);
+    this.#ctx.setU32(CPU.linkFrom, 0);
+  }
+
+  #insert(block: Block): void {
+    this.#blocks.set(block.key, block);
+    for (const frame of block.frames) {
+      const known = this.#byFrame.get(frame);
+      if (known) known.add(block);
+      else {
+        this.#byFrame.set(frame, new Set([block]));
+        this.#memory.u8[this.#codeFlags + frame] = 1;
+        this.#core.purgeWrite(this.#ctx.base, this.#ramBase + frame * PAGE);
+      }
+    }
+  }
+
+  #drop(block: Block): void {
+    this.invalidations++;
+    const u16 = this.#memory.u16;
+    for (let n = 0; n < block.records; n++) u16[(block.record + n * RECORD.bytes) >>> 1] = OP.dead;
+    this.#blocks.delete(block.key);
+    for (const frame of block.frames) {
+      const blocks = this.#byFrame.get(frame);
+      if (blocks?.delete(block) && blocks.size === 0) {
+        this.#byFrame.delete(frame);
+        this.#memory.u8[this.#codeFlags + frame] = 0;
+      }
+    }
+  }
+
+  #decodeBlock(host: number, key: number, mode: number, limit: number, at: number): Block | null {
+    const bytes = this.#memory.u8;
+    const pageStart = host - ((host - this.#ramBase) % PAGE);
+    const pageEnd = pageStart + PAGE;
+    const decoder = this.#decoder;
+    const frame = (pageStart - this.#ramBase) / PAGE;
+    const start = host - pageStart;
+    let pos = host;
+    let record = at;
+    let count = 0;
+    this.blocksDecoded++;
+    for (;;) {
+      const status = decoder.decode(bytes, pos, pageEnd, mode);
+      const offset = pos - pageStart;
+      if (status === DECODE.truncated) {
+        if (count > 0) break;
+        return this.#decodeStraddling(pos, pageEnd, frame, key, mode, at);
+      }
+      count++;
+      if (status !== DECODE.ok) {
+        this.#writeFault(record, status, offset, count);
+        record += RECORD.bytes;
+        pos = Math.min(pageEnd, pos + Math.max(1, decoder.length));
+        return { key, record: at, records: (record - at) / RECORD.bytes, frames: [frame], from: start, to: pos - pageStart, tail: 0 };
+      }
+      this.#writeRecord(record, offset, count);
+      record += RECORD.bytes;
+      pos += decoder.length;
+      if (decoder.row.attributes.has('end') || pos === pageEnd || count === limit) break;
+    }
+    this.instructionsDecoded += count;
+    if (!leavesAlways(decoder.row.name)) {
+      this.#writeEnd(record, pos - pageStart, count);
+      record += RECORD.bytes;
+    }
+    return { key, record: at, records: (record - at) / RECORD.bytes, frames: [frame], from: start, to: pos - pageStart, tail: 0 };
+  }
+
+  /** A block of the one instruction that reaches into the next page. */
+  #decodeStraddling(pos: number, pageEnd: number, frame: number, key: number, mode: number, at: number): Block | null {
+    const ctx = this.#ctx;
+    const rest = pageEnd - pos;
+    // The next page's address: 64-bit addition in halves.
+    const low = ((ctx.lo(CTX.rip) & ~(PAGE - 1)) + PAGE) >>> 0;
+    const high = (ctx.hi(CTX.rip) + (low === 0 ? 1 : 0)) >>> 0;
+    const second = this.#core.translate(ctx.base, low, high, ACCESS.execute);
+    if (second === 0) return null;
+    const bytes = this.#straddleBytes;
+    bytes.set(this.#memory.u8.subarray(pos, pageEnd), 0);
+    bytes.set(this.#memory.u8.subarray(second, second + 15), rest);
+    const status = this.#decoder.decode(bytes, 0, rest + 15, mode);
+    const offset = PAGE - rest;
+    const u16 = this.#memory.u16;
+    const i32 = this.#memory.i32;
+    u16[(at + RECORD.op) >>> 1] = OP.straddle;
+    u16[(at + RECORD.pageOffset) >>> 1] = offset;
+    i32[(at + RECORD.imm) >>> 2] = second;
+    let record = at + RECORD.bytes;
+    const length = this.#decoder.length;
+    if (status === DECODE.ok) {
+      this.#writeRecord(record, offset, 1);
+      this.instructionsDecoded++;
+      record += RECORD.bytes;
+      if (!leavesAlways(this.#decoder.row.name)) {
+        this.#writeEnd(record, offset + length, 1);
+        record += RECORD.bytes;
+      }
+    } else {
+      this.#writeFault(record, status, offset, 1);
+      record += RECORD.bytes;
+    }
+    const secondFrame = (second - this.#ramBase) / PAGE;
+    return {
+      key,
+      record: at,
+      records: (record - at) / RECORD.bytes,
+      frames: secondFrame === frame ? [frame] : [frame, secondFrame],
+      from: secondFrame === frame ? 0 : offset,
+      to: PAGE,
+      tail: Math.max(1, length - rest),
+    };
+  }
+
+  #writeEnd(record: number, offset: number, count: number): void {
+    const memory = this.#memory;
+    memory.u16[(record + RECORD.op) >>> 1] = OP.end;
+    memory.u16[(record + RECORD.pageOffset) >>> 1] = offset;
+    memory.u16[(record + RECORD.count) >>> 1] = count;
+    memory.i32[(record + RECORD.imm) >>> 2] = offset;
+    memory.i32[(record + RECORD.imm + 4) >>> 2] = 0;
+    memory.i32[(record + RECORD.link) >>> 2] = 0;
+  }
+
+  /** An instruction that can't be decoded: #UD, or #GP(0) for one that is too long. */
+  #writeFault(record: number, status: number, offset: number, count: number): void {
+    const handler = this.#handlers.faulting(status === DECODE.tooLong ? 'gp0' : 'ud');
+    const memory = this.#memory;
+    memory.u16[(record + RECORD.op) >>> 1] = handler.op;
+    memory.u16[(record + RECORD.handler) >>> 1] = handler.slot;
+    memory.u16[(record + RECORD.pageOffset) >>> 1] = offset;
+    memory.u16[(record + RECORD.count) >>> 1] = count;
+  }
+
+  #writeRecord(record: number, offset: number, count: number): void {
+    const decoder = this.#decoder;
+    const handler = this.#handlers.find(decoder);
+    const { u8, u16, i32 } = this.#memory;
+    u16[record >>> 1] = handler.op;
+    u8[record + RECORD.length] = decoder.length;
+    u8[record + RECORD.scale] = decoder.scale;
+    u8[record + RECORD.a] = decoder.fields[0];
+    u8[record + RECORD.b] = decoder.fields[1];
+    u8[record + RECORD.c] = decoder.fields[2];
+    u8[record + RECORD.index] = decoder.index;
+    u8[record + RECORD.segment] = decoder.segment < 0 ? CTX.zero : CTX.segBase + decoder.segment * 8;
+    u16[(record + RECORD.pageOffset) >>> 1] = offset;
+    u16[(record + RECORD.handler) >>> 1] = handler.slot;
+    u16[(record + RECORD.count) >>> 1] = count;
+    i32[(record + RECORD.link) >>> 2] = 0;
+    let disp = decoder.disp;
+    let base = decoder.base;
+    if (decoder.ripRelative) {
+      disp += offset + decoder.length;
+      base = CTX.ripPage;
+      if (disp > 0x7fff_ffff) {
+        // The sum no longer fits the field: the index slot supplies 2^31.
+        disp -= 0x8000_0000;
+        u8[record + RECORD.index] = CONST_2G;
+      }
+    }
+    u8[record + RECORD.base] = base;
+    i32[(record + RECORD.disp) >>> 2] = disp;
+    let low = decoder.immLo;
+    let high = decoder.immHi;
+    for (const operand of decoder.row.operands) {
+      if (operand.kind === K.one) low = 1;
+      else if (operand.kind === K.rel) {
+        const target = offset + decoder.length + low;
+        low = target | 0;
+        high = target < 0 ? -1 : 0;
+        // A displacement near the ends of 32 bits may carry.
+        if (target > 0x7fff_ffff) high = 0;
+        else if (target < -0x8000_0000) high = -1;
+      }
+    }
+    i32[(record + RECORD.imm) >>> 2] = low;
+    i32[(record + RECORD.imm + 4) >>> 2] = high;
+  }
+}
+
+const LEAVING = new Set(['jmp', 'jmpi', 'call', 'calli', 'ret', 'iret', 'retf', 'callf', 'jmpf', 'callfm', 'jmpfm', 'syscall', 'sysenter', 'int', 'int3', 'int1', 'ud']);
+
+/** Instructions after which control never simply goes on. */
+function leavesAlways(name: string): boolean {
+  return LEAVING.has(name);
+}
+

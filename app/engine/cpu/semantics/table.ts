@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+/** All instruction meanings, and the core functions they call. */
+import type { CoreFunctions, HostFunction } from '../functions.ts';
+import { defineAlu } from './alu.ts';
+import { SemanticsTable } from './context.ts';
+import { defineControl } from './control.ts';
+import { defineFlags } from './flags.ts';
+import { defineIntegerCore } from './integer-core.ts';
+import { defineShifts } from './shift.ts';
+import { defineStrings } from './string.ts';
+import { defineSystem } from './system.ts';
+
+export function semanticsTable(): SemanticsTable {
+  const table = new SemanticsTable();
+  defineAlu(table);
+  defineShifts(table);
+  defineControl(table);
+  defineStrings(table);
+  defineSystem(table);
+  return table;
+}
+
+/** Core functions that semantics call, besides address translation. */
+export function defineCoreFunctions(core: CoreFunctions): void {
+  defineFlags(core);
+  defineIntegerCore(core);
+}
+
+/** Host functions that semantics call, besides those on segments. */
+export const HOST_FUNCTIONS: readonly HostFunction[] = [];
