@@ -9,7 +9,7 @@
  */
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { type Mfn, PAGE_SIZE } from '../../memory/frames.ts';
-import { EINVAL } from '../errno.ts';
+import { EAGAIN, EINVAL } from '../errno.ts';
 import { ASSIST } from './assists.ts';
 import { checkDescriptor, checkedDescriptor } from './descriptor.ts';
 import { FRAME_TYPE, type FrameType } from './frame-table.ts';
@@ -47,6 +47,7 @@ export class Promotion implements TypeChecks {
   }
 
   promote(frame: Mfn, type: FrameType): number {
+    if (this.#work.exhausted) return -EAGAIN;
     this.#work.charge(ENTRIES);
     let rc: number;
     if (type === FRAME_TYPE.l1) rc = this.#promoteL1(frame);

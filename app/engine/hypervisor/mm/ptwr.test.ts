@@ -27,7 +27,7 @@ describe('stores to L1 tables', () => {
     expect([guest.lo(L1, LAST), guest.hi(L1, LAST)]).toEqual([pte(FREE, RW | PTE_G), 0x8000_0000]);
     expect(guest.mmu.context.frames.typeCount(FREE)).toBe(2);
     expect(auditFrames(guest.mmu, [guest.pv])).toEqual([]);
-    expect(guest.mmu.counters()['ptwrEmulated']).toBe(1);
+    expect(guest.mmu.counters().ptwrEmulated).toBe(1);
   });
 
   it('completes partial stores from what the table holds', () => {

@@ -3,7 +3,7 @@ import { Worker } from 'node:worker_threads';
 import { describe, expect, it } from 'vitest';
 import { GuestMemory } from '../../memory/guest-memory.ts';
 import { mfn } from '../../memory/frames.ts';
-import { EBUSY, EINVAL } from '../errno.ts';
+import { EAGAIN, EBUSY, EINVAL } from '../errno.ts';
 import { PvVcpu } from '../pv-vcpu.ts';
 import { auditFrames } from './audit.ts';
 import { FRAME_TYPE, OWNER } from './frame-table.ts';
@@ -86,6 +86,15 @@ describe('the PV MMU', () => {
     expect(mmu.initializeVcpu(second, L4, 0, [FREE], 512)).toBe(0);
     expect(flushed).toEqual([0]);
     expect(auditFrames(mmu, [boot, second])).toEqual([]);
+  });
+
+  it('gives a tree of tables back that is too large to check in one call', () => {
+    const guest = new TestGuest();
+    const mmu = new PvMmu({ memory: guest.memory, workLimit: 1000 });
+    const before = auditFrames(mmu, []);
+    expect(mmu.attachStartState(guest.pv, { kernelRoot: mfn(L4), pinned: [mfn(L4)] })).toBe(-EAGAIN);
+    expect([guest.type(L4), guest.type(L1), guest.pv.kernelRoot]).toEqual([FRAME_TYPE.none, FRAME_TYPE.none, -1]);
+    expect(auditFrames(mmu, [])).toEqual(before);
   });
 
   it('refuses a start state whose tables are mapped writable', () => {

@@ -33,7 +33,7 @@ import { type RemoteTlb, TlbControl } from './tlb.ts';
 import { UpdateVaMapping } from './update-va-mapping.ts';
 import { EntryRefs } from './validate.ts';
 import { PageWalk } from './walk.ts';
-import { WorkBudget } from './work-budget.ts';
+import { DEFAULT_WORK_LIMIT, WorkBudget } from './work-budget.ts';
 import { XenFrames } from './xen-frames.ts';
 
 export interface PvMmuOptions {
@@ -44,6 +44,8 @@ export interface PvMmuOptions {
   readonly initialFrames?: number;
   /** How to reach vCPUs of other threads; required when the VM has several. */
   readonly remoteTlb?: RemoteTlb;
+  /** Table entries that one hypercall may look at before it ends with -EAGAIN. */
+  readonly workLimit?: number;
 }
 
 /** The page tables that a domain builder leaves. */
@@ -78,7 +80,7 @@ export class PvMmu implements MmuPort {
     const m2p = new M2p(memory, state);
     const types = new PageTypes(frames, state, tlb, m2p);
     const entries = new EntryRefs(frames, types);
-    const work = new WorkBudget();
+    const work = new WorkBudget(options.workLimit ?? DEFAULT_WORK_LIMIT);
     types.checks = new Promotion(memory, state, m2p, entries, work);
     this.#state = state;
     this.#tlb = tlb;
