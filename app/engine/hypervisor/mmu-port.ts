@@ -7,6 +7,7 @@
  */
 import type { Mfn } from '../memory/frames.ts';
 import type { PvVcpu } from './pv-vcpu.ts';
+import type { WriteEmulator } from './mm/ptwr.ts';
 
 /**
  * Result of a long operation that did a part of its work: it has already put the arguments for the rest into the vCPU's argument
@@ -26,23 +27,17 @@ export interface MmuPort {
   readDescriptor(pv: PvVcpu, selector: number): readonly [number, number] | null;
   /** A write fault of the guest kernel: true when it was a write to a live L1 table and has been emulated (rip is past it). */
   tryPtwr(pv: PvVcpu, faultVa: number, errorCode: number): boolean;
-  /**
-   * Takes a reference that keeps a frame of the guest writable (never a page table or descriptor table) while the hypervisor
-   * writes to it: registered vcpu_info, FIFO control blocks and event arrays. False when the frame cannot be used so.
-   */
-  takeWritable?(frame: Mfn): boolean;
-  dropWritable?(frame: Mfn): void;
-  /** Loads the tables of a vCPU that VCPUOP_initialise described, on that vCPU's thread. */
-  loadVcpuTables?(pv: PvVcpu, tables: VcpuTables): number;
-}
-
-/** The part of `vcpu_guest_context` (xen public/arch-x86/xen.h) that concerns memory. */
-export interface VcpuTables {
-  readonly kernelRoot: number;
-  /** 0: none. */
-  readonly userRoot: number;
-  readonly gdtFrames: readonly number[];
-  readonly gdtEntries: number;
-  readonly ldtBase: number;
-  readonly ldtEntries: number;
+  updateVaMappingOtherdomain(pv: PvVcpu, va: number, lo: number, hi: number, flagsLo: number, flagsNum: number, domid: number): number;
+  /** Root tables and GDT of a vCPU that VCPUOP_initialise described; `userRoot` 0: none. On that vCPU's thread. */
+  initializeVcpu(pv: PvVcpu, kernelRoot: number, userRoot: number, gdtFrames: readonly number[], gdtEntries: number): number;
+  /** Pins tables and loads the kernel root: the builder's start state, and MOV to CR3. */
+  attachStartState(pv: PvVcpu, start: { readonly kernelRoot: Mfn; readonly pinned: readonly Mfn[] }): number;
+  /** HYPERVISOR_vm_assist 2 and 32. */
+  setWritablePagetables(on: boolean): void;
+  setM2pStrict(on: boolean): void;
+  /** How emulated stores are carried out on a vCPU. */
+  setWriteEmulator(pv: PvVcpu, emulator: WriteEmulator): void;
+  /** Holds a guest frame for the hypervisor; `writable`: it can be no page table meanwhile. 0, or a negated error. Any thread. */
+  holdFrame(frame: number, writable: boolean): number;
+  releaseFrame(frame: Mfn, writable: boolean): void;
 }

@@ -7,11 +7,11 @@
  *
  * INVARIANT: guest memory never overlaps this block, so nothing here is guest-writable; indexes into it are still bounded by callers.
  */
-import { GuestMemory } from '../memory/guest-memory.ts';
+import { type Mfn, mfn } from '../memory/frames.ts';
+import type { GuestMemory } from '../memory/guest-memory.ts';
 import { DOMAIN_STATE_BYTES } from '../memory/layout.ts';
 import { VcpuContext } from '../memory/vcpu-context.ts';
 import { NR_VIRQS, SHARED_INFO, VCPU_INFO, XEN_LEGACY_MAX_VCPUS } from './abi/xen.ts';
-import { type XenFrames, xenFrames } from './xen-frames.ts';
 
 /** Ports a domain may have: all of the 2-level ABI, and as many with the FIFO ABI. */
 export const MAX_EVTCHN_PORTS = 4096;
@@ -21,6 +21,9 @@ export const DOM0_PORT_WORDS = 4;
 export const CODE_RING_ENTRIES = 1024;
 export const MAX_GRANT_ENTRIES = 32768;
 export const FIFO_QUEUES = 16;
+/** Most frames of the shared grant table (what Xen's tools give a guest by default), and of a version 2 table's status array. */
+export const MAX_GRANT_FRAMES = 64;
+export const MAX_GRANT_STATUS_FRAMES = 8;
 export const FIFO_MAX_PAGES = MAX_EVTCHN_PORTS / 1024;
 
 const KIB = 1024;
@@ -49,9 +52,12 @@ export const STATE = {
   crashLength: 0x4c,
   shutdownCode: 0x50,
   codeLock: 0x54,
+  sharedInfoFrame: 0x58,
   fifoPages: 0x60,
   /** f64 clock value at which the guest's time is 0. */
   startNs: 0x100,
+  grantFrameList: 0x200,
+  grantStatusList: 0x300,
   crashText: 0x800,
   crashBytes: 0x800,
   vcpus: 4 * KIB,
@@ -84,6 +90,11 @@ export const VCPU_STATE = {
   fifoTails: 64 + NR_VIRQS * 4,
   runstateEntry: 256,
   runstateTimes: 264,
+  /** f64 guest addresses that another vCPU registered for this one; 0: none. Taken over by its thread. */
+  runstateArea: 304,
+  timeArea: 312,
+  /** i32: a hypervisor frame of the vCPU's own, see `emulate/store-emulator.ts`. */
+  scratchFrame: 320,
 } as const;
 
 export const VCPU_INITIALISED = 1;
@@ -98,10 +109,15 @@ export const REQUEST_STOP = 2;
 
 if (STATE.end > DOMAIN_STATE_BYTES) throw new Error('the shared state block is too small');
 
+/** Where hypervisor frames come from (`mm/xen-frames.ts`). */
+export interface SharedFrameSource {
+  alloc(): Mfn;
+  shareWithGuest(frame: Mfn, share: { readonly writable: boolean }): void;
+}
+
 /** One thread's view of the block. */
 export class SharedState {
   readonly memory: GuestMemory;
-  readonly frames: XenFrames;
   readonly vcpuCount: number;
   readonly i32: Int32Array;
   readonly u8: Uint8Array;
@@ -111,7 +127,6 @@ export class SharedState {
 
   constructor(memory: GuestMemory) {
     this.memory = memory;
-    this.frames = xenFrames(memory.layout.shape);
     this.vcpuCount = Math.min(memory.layout.shape.vcpus, MAX_VCPUS);
     this.i32 = memory.i32;
     this.u8 = memory.u8;
@@ -160,9 +175,19 @@ export class SharedState {
   get lifecycle(): Lifecycle {
     return this.get(STATE.lifecycle) as Lifecycle;
   }
+  get sharedInfoFrame(): Mfn {
+    return mfn(this.i32[this.word(STATE.sharedInfoFrame)]);
+  }
+  /** Frame `index` of the grant table (below MAX_GRANT_FRAMES) or of its status array (below MAX_GRANT_STATUS_FRAMES). */
+  grantFrame(index: number): Mfn {
+    return mfn(this.i32[this.word(STATE.grantFrameList + index * 4)]);
+  }
+  grantStatusFrame(index: number): Mfn {
+    return mfn(this.i32[this.word(STATE.grantStatusList + index * 4)]);
+  }
   /** Byte offset in the shared buffer of the shared info frame. */
   get sharedInfo(): number {
-    return this.memory.frameOffset(this.frames.sharedInfo);
+    return this.memory.frameOffset(this.sharedInfoFrame);
   }
   /** Byte offset in the shared buffer of a vCPU's `vcpu_info`. */
   vcpuInfo(vcpu: number): number {
@@ -172,10 +197,22 @@ export class SharedState {
     return type < 32 ? (this.get(STATE.vmAssistLo) & (1 << type)) !== 0 : (this.get(STATE.vmAssistHi) & (1 << (type - 32))) !== 0;
   }
 
-  /** Sets the block and shared info to the state of a new domain. Called once, by the thread that builds the domain. */
-  initialise(domid: number, maxPorts: number, startNs: number): void {
+  /**
+   * Sets the block and shared info to the state of a new domain, taking the hypervisor frames it shares with the guest from `frames`.
+   * Called once, by the thread that builds the domain.
+   */
+  initialise(config: { readonly domid: number; readonly maxPorts: number; readonly startNs: number }, frames: SharedFrameSource): void {
     const base = this.#base;
     this.u8.fill(0, base, base + STATE.end);
+    const take = (offset: number): void => {
+      const frame = frames.alloc();
+      frames.shareWithGuest(frame, { writable: true });
+      this.set(offset, frame);
+    };
+    take(STATE.sharedInfoFrame);
+    for (let i = 0; i < MAX_GRANT_FRAMES; i++) take(STATE.grantFrameList + i * 4);
+    for (let i = 0; i < MAX_GRANT_STATUS_FRAMES; i++) take(STATE.grantStatusList + i * 4);
+    const { domid, maxPorts, startNs } = config;
     const info = this.sharedInfo;
     this.u8.fill(0, info, info + 4096);
     this.set(STATE.domid, domid);
@@ -192,6 +229,7 @@ export class SharedState {
       this.setVcpu(id, VCPU_STATE.infoHost, info + SHARED_INFO.vcpuInfo + id * VCPU_INFO.size);
       this.setVcpu(id, VCPU_STATE.infoFrame, -1);
       this.setVcpu(id, VCPU_STATE.controlFrame, -1);
+      this.setVcpu(id, VCPU_STATE.scratchFrame, frames.alloc());
       this.setVcpu(id, VCPU_STATE.runstate, id === 0 ? 0 : 3);
     }
     this.setVcpu(0, VCPU_STATE.flags, VCPU_INITIALISED | VCPU_UP);
@@ -217,15 +255,17 @@ export class SharedState {
     Atomics.notify(this.i32, word, 1);
   }
 
-  /** Changes the lifecycle once to an end state; the first end wins. Wakes everybody who waits for it. */
+  /** Changes the lifecycle to an end state once; the first reason wins. Wakes everybody who waits for it. */
   end(state: Lifecycle, reason: number): boolean {
-    const word = this.word(STATE.lifecycle);
-    const before = Atomics.load(this.i32, word);
-    if (before === LIFECYCLE.shutdown || before === LIFECYCLE.crashed) return false;
-    if (Atomics.compareExchange(this.i32, word, before, state) !== before) return false;
-    this.set(STATE.shutdownReason, reason);
-    Atomics.notify(this.i32, word);
+    if (Atomics.compareExchange(this.i32, this.word(STATE.shutdownReason), -1, reason) !== -1) return false;
+    this.set(STATE.lifecycle, state);
+    Atomics.notify(this.i32, this.word(STATE.lifecycle));
     this.kickAll();
     return true;
+  }
+  /** The domain goes on after a suspend (cancelled, or restored). */
+  unend(): void {
+    this.set(STATE.lifecycle, LIFECYCLE.running);
+    this.set(STATE.shutdownReason, -1);
   }
 }

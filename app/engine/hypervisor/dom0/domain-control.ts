@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * A domain as its owner on the I/O thread sees it: is it running, how did it end, pause, resume, stop. Works on shared state only, so
+ * nothing here waits for a vCPU thread's messages.
+ */
+import { LIFECYCLE, REQUEST_PAUSE, REQUEST_STOP, type SharedState, STATE } from '../shared-state.ts';
+
+export const SHUTDOWN_REASONS = ['poweroff', 'reboot', 'suspend', 'crash', 'watchdog', 'soft_reset'] as const;
+export type ShutdownReason = (typeof SHUTDOWN_REASONS)[number];
+
+export type DomainEnd =
+  | { readonly kind: 'shutdown'; readonly reason: ShutdownReason }
+  | { readonly kind: 'crashed'; readonly report: readonly string[] };
+
+export class DomainControl {
+  readonly #state: SharedState;
+
+  constructor(state: SharedState) {
+    this.#state = state;
+  }
+
+  /** How the domain ended, or null while it lives. */
+  get end(): DomainEnd | null {
+    const lifecycle = this.#state.lifecycle;
+    if (lifecycle === LIFECYCLE.crashed) return { kind: 'crashed', report: this.#report() };
+    if (lifecycle !== LIFECYCLE.shutdown) return null;
+    return { kind: 'shutdown', reason: SHUTDOWN_REASONS[this.#state.get(STATE.shutdownReason)] ?? 'crash' };
+  }
+
+  /** Resolves when the domain has ended. */
+  async ended(): Promise<DomainEnd> {
+    const word = this.#state.word(STATE.lifecycle);
+    for (;;) {
+      const end = this.end;
+      if (end !== null) return end;
+      const result = Atomics.waitAsync(this.#state.i32, word, this.#state.lifecycle);
+      if (result.async) await result.value;
+    }
+  }
+
+  /** Asks the vCPU threads to stop executing the guest; their run loops return. */
+  pause(): void {
+    this.#request(REQUEST_PAUSE);
+  }
+  /** Takes a pause back. The owner of each vCPU thread calls its run loop again. */
+  resume(): void {
+    Atomics.and(this.#state.i32, this.#state.word(STATE.request), ~REQUEST_PAUSE);
+  }
+  /** Asks the vCPU threads to end for good. */
+  stop(): void {
+    this.#request(REQUEST_STOP);
+  }
+
+  #request(bit: number): void {
+    Atomics.or(this.#state.i32, this.#state.word(STATE.request), bit);
+    this.#state.kickAll();
+  }
+
+  #report(): string[] {
+    const length = Math.min(this.#state.get(STATE.crashLength), STATE.crashBytes);
+    const at = this.#state.byte(STATE.crashText);
+    let text = '';
+    for (let i = 0; i < length; i++) text += String.fromCharCode(this.#state.u8[at + i]);
+    return text === '' ? [] : text.split('\n');
+  }
+}
