@@ -243,6 +243,21 @@ describe('watches', () => {
     expect(guest.events).toEqual([['data/a', 't']]);
   });
 
+  it('tells of a node that a transaction removed with its parent and made again', () => {
+    const { guest } = connected();
+    guest.write('data/d/x', '1');
+    guest.ask(wire.XS_WATCH, ['data/d', 't']);
+    guest.events.length = 0;
+    const id = Number(guest.ask(wire.XS_TRANSACTION_START, ['']));
+    guest.ask(wire.XS_RM, ['data/d'], id);
+    guest.write('data/d/x', '2', id);
+    guest.ask(wire.XS_TRANSACTION_END, ['T'], id);
+    expect(guest.events).toEqual([
+      ['data/d/x', 't'],
+      ['data/d', 't'],
+    ]);
+  });
+
   it('drops watches and transactions on RESET_WATCHES', () => {
     const { dom0, guest } = connected();
     guest.ask(wire.XS_WATCH, ['data', 't']);

@@ -54,7 +54,7 @@ interface Outgoing {
 }
 
 /** Requests handled in one `pump`, so that a guest which never stops asking does not keep the I/O thread. */
-const MESSAGES_PER_PUMP = 64;
+const MESSAGES_PER_PUMP = 32;
 /** Bytes a queued message takes beyond its own, for the limit on waiting events. */
 const MESSAGE_OVERHEAD = 64;
 
@@ -84,6 +84,7 @@ export class RingConnection extends Connection {
   #pumping = false;
   #scheduled = false;
   #moved = false;
+  #droppedEvents = 0;
 
   constructor(context: RequestContext, domid: number, ring: XenstoreRing, options: RingConnectionOptions = {}) {
     super(domid, options.privileged ?? false);
@@ -99,6 +100,11 @@ export class RingConnection extends Connection {
   /** XENSTORE_ERROR_*; anything but XENSTORE_ERROR_NONE means that the connection is deaf. */
   get error(): number {
     return this.#error;
+  }
+
+  /** Watch events that were lost because the guest does not take what waits for it. */
+  get droppedEvents(): number {
+    return this.#droppedEvents;
   }
 
   /** Bytes held for this connection, for tests and statistics. */
@@ -154,7 +160,10 @@ export class RingConnection extends Connection {
     if (!special && this.#waitingEvents.has(event)) return;
     const bytes = encodeMessage(XS_WATCH_EVENT, 0, 0, payload);
     const cost = bytes.length + MESSAGE_OVERHEAD;
-    if (!this.privileged && this.#waitingEventBytes + cost > this.#context.store.quotas.eventBytes) return;
+    if (!this.privileged && this.#waitingEventBytes + cost > this.#context.store.quotas.eventBytes) {
+      this.#droppedEvents++;
+      return;
+    }
     this.#waitingEventBytes += cost;
     this.#waitingEvents.add(event);
     this.#outgoing.push({ bytes, event });

@@ -62,7 +62,7 @@ export class XenstoreServer implements RequestContext, DomainDirectory {
 
   /**
    * Connects a domain's ring and fires @introduceDomain. For a domain that is already introduced the conversation starts
-   * over on the same page. Call the connection's `pump` whenever the domain signals its port.
+   * over on the same page. Call the connection's `pump` once now, for what the domain wrote before, and whenever it signals its port.
    */
   introduceDomain(domid: number, ring: XenstoreRing): RingConnection {
     const known = this.#domains.get(domid);

@@ -4,7 +4,7 @@
  * private until commit. The operations in store.ts work on either.
  */
 import type { PermissionList } from './permissions.ts';
-import { lookup, replaced, type TreeNode } from './tree.ts';
+import { lookup, type NearestNode, nearest, replaced, type TreeNode } from './tree.ts';
 import type { XsPath } from './xs-path.ts';
 
 /** A change that watches may want to hear of. */
@@ -19,8 +19,14 @@ export interface ChangeEvent {
 export interface StoreView {
   /** The node at `path`. A transaction remembers that it looked, also when there was none. */
   get(path: XsPath): TreeNode | null;
-  /** Sets or removes (null) the node. Ancestors exist. `generation` is fresh. */
+  /** For a path without a node: the nearest ancestor that exists. */
+  nearest(path: XsPath): NearestNode;
+  /** Sets or removes (null) the node with all below it. Ancestors exist. `generation` is fresh. */
   put(path: XsPath, node: TreeNode | null, generation: number): void;
+  /** Says that a `put` further up brings a node to `path`. */
+  created(path: XsPath): void;
+  /** Says that a `put` further up takes `node` away from `path`. False when that is more than this view may do. */
+  removed(path: XsPath, node: TreeNode): boolean;
   /** Nodes that `domid` owns. */
   owned(domid: number): number;
   addOwned(domid: number, difference: number): void;
@@ -41,8 +47,18 @@ export class LiveView implements StoreView {
     return lookup(this.top, path);
   }
 
+  nearest(path: XsPath): NearestNode {
+    return nearest(this.top, path);
+  }
+
   put(path: XsPath, node: TreeNode | null, generation: number): void {
     this.top = replaced(this.top, path, node, generation);
+  }
+
+  created(): void {}
+
+  removed(): boolean {
+    return true;
   }
 
   owned(domid: number): number {
@@ -82,8 +98,9 @@ export interface TransactionLimits {
  * A transaction: the store as it was at the start, plus its own changes.
  *
  * INVARIANT: `accessed` holds every path that a request of this transaction depended on or changed, with the generation
- * it had at the start (-1: absent). If all of them are unchanged at commit, replaying the changes gives what the
- * transaction saw; otherwise the commit is refused with EAGAIN (see `commitTransaction`).
+ * it had at the start (-1: absent); for absent nodes the ancestor that exists is enough. If all of them are unchanged
+ * at commit, replaying the changes gives what the transaction saw; otherwise the commit is refused with EAGAIN (see
+ * `commitTransaction`).
  */
 export class TransactionView implements StoreView {
   readonly base: TreeNode;
@@ -109,18 +126,34 @@ export class TransactionView implements StoreView {
   }
 
   get(path: XsPath): TreeNode | null {
-    if (!this.accessed.has(path)) {
-      this.#charge(path.length);
-      if (this.#limits !== null && this.accessed.size >= this.#limits.nodes) this.doomed = true;
-      else this.accessed.set(path, lookup(this.base, path)?.generation ?? -1);
-    }
+    if (!this.accessed.has(path)) this.#depend(path, lookup(this.base, path)?.generation ?? -1);
     return lookup(this.top, path);
+  }
+
+  nearest(path: XsPath): NearestNode {
+    const found = nearest(this.top, path);
+    // A node that appears below it changes its set of children, and with that its generation.
+    this.get(found.path);
+    return found;
   }
 
   put(path: XsPath, node: TreeNode | null, generation: number): void {
     this.modified.add(path);
     this.#charge(node === null ? 0 : node.value.length);
     this.top = replaced(this.top, path, node, generation);
+  }
+
+  created(path: XsPath): void {
+    this.#charge(path.length);
+    this.modified.add(path);
+  }
+
+  removed(path: XsPath, node: TreeNode): boolean {
+    // A change further down would otherwise vanish uncounted. What this transaction has not changed yet still has its
+    // generation from the start.
+    if (!this.modified.has(path) && !this.accessed.has(path)) this.#depend(path, node.generation);
+    this.modified.add(path);
+    return !this.doomed;
   }
 
   owned(domid: number): number {
@@ -143,6 +176,12 @@ export class TransactionView implements StoreView {
   /** What to announce after a commit, in the order of first change. */
   events(): Iterable<ChangeEvent> {
     return this.#events.values();
+  }
+
+  #depend(path: XsPath, generation: number): void {
+    this.#charge(path.length);
+    if (this.#limits !== null && this.accessed.size >= this.#limits.nodes) this.doomed = true;
+    else this.accessed.set(path, generation);
   }
 
   #charge(bytes: number): void {

@@ -241,6 +241,17 @@ describe('transactions', () => {
     expect(store.countsAreRight()).toBe(true);
   });
 
+  it('is refused when something far below what it removed came up meanwhile', () => {
+    const store = withHome();
+    write(store, guest, '/g/d/x', '1');
+    const transaction = store.beginTransaction(guest);
+    store.rm(guest, transaction, path('/g/d'));
+    write(store, guest, '/g/d/x/y', '2');
+    expect(errorOf(store.commitTransaction(guest, transaction))).toBe('EAGAIN');
+    expect(read(store, guest, '/g/d/x/y')).toBe('2');
+    expect(store.countsAreRight()).toBe(true);
+  });
+
   it('replays a removal with everything below, and a node made anew in its place', () => {
     const store = withHome();
     write(store, guest, '/g/d/x', '1');
@@ -267,7 +278,7 @@ describe('transactions', () => {
 
   /** A reference that copies the whole store at the start and compares everything it touched. */
   it('gives what running it alone at commit time would give (property)', () => {
-    const paths = ['/g/a', '/g/a/x', '/g/a/y', '/g/b', '/g/b/x'];
+    const paths = ['/g/a', '/g/a/x', '/g/a/x/z', '/g/a/y', '/g/b', '/g/b/x'];
     const operation = fc.record({
       kind: fc.constantFrom('write', 'rm', 'read'),
       at: fc.constantFrom(...paths),

@@ -21,8 +21,8 @@ import {
 } from './permissions.ts';
 import { DEFAULT_QUOTAS, type XenstoreQuotas } from './quotas.ts';
 import { LiveView, type StoreView, TransactionView } from './store-view.ts';
-import { leaf, lookup, nodeSize, postOrder, type TreeNode } from './tree.ts';
-import { INTRODUCE_DOMAIN, parentOf, RELEASE_DOMAIN, ROOT_PATH, type XsPath } from './xs-path.ts';
+import { chained, leaf, lookup, nodeSize, postOrder, type TreeNode } from './tree.ts';
+import { childOf, INTRODUCE_DOMAIN, parentOf, RELEASE_DOMAIN, ROOT_PATH, type XsPath } from './xs-path.ts';
 import type { XsErrno } from './xs-wire.ts';
 
 export type XsResult<T> = Result<T, XsErrno>;
@@ -94,11 +94,7 @@ export class Store {
     if (path === ROOT_PATH) return err('EINVAL');
     view.get(parentOf(path));
     for (const { path: below, node } of postOrder(found.value, path)) {
-      if (view instanceof TransactionView) {
-        view.get(below);
-        view.modified.add(below);
-        if (view.doomed) return err('ENOSPC');
-      }
+      if (!view.removed(below, node)) return err('ENOSPC');
       view.addOwned(node.permissions[0].domid, -1);
       view.announce({ path: below, exact: below !== path, before: node.permissions });
     }
@@ -190,14 +186,15 @@ export class Store {
     for (const path of paths) {
       const wanted = lookup(transaction.top, path);
       const present = lookup(this.live.top, path);
-      if (wanted === null && present === null) continue;
+      // Below something that was created or removed as a whole there is nothing left to do.
+      if (wanted === present) continue;
       const generation = this.nextGeneration();
-      if (wanted === null) {
-        this.live.put(path, null, generation);
+      if (wanted === null || present === null) {
+        // What is absent here was absent at the start, so all of `wanted` is the transaction's own.
+        this.live.put(path, wanted, generation);
       } else {
         const { value, permissions } = wanted;
-        const node = present === null ? leaf(value, permissions, generation) : { ...present, value, permissions, generation };
-        this.live.put(path, node, generation);
+        this.live.put(path, { ...present, value, permissions, generation }, generation);
       }
     }
   }
@@ -205,38 +202,29 @@ export class Store {
   #node(actor: Actor, view: StoreView, path: XsPath, want: number): XsResult<TreeNode> {
     const node = view.get(path);
     if (node !== null) return (accessOf(actor, node.permissions) & want) === want ? ok(node) : err('EACCES');
-    let above = path;
-    for (;;) {
-      above = parentOf(above);
-      const ancestor = view.get(above);
-      if (ancestor !== null) return err((accessOf(actor, ancestor.permissions) & want) !== 0 ? 'ENOENT' : 'EACCES');
-    }
+    const { permissions } = view.nearest(path).node;
+    return err((accessOf(actor, permissions) & want) !== 0 ? 'ENOENT' : 'EACCES');
   }
 
   /** Creates `path` and the ancestors it lacks. Nothing is created when a quota says no. */
   #create(actor: Actor, view: StoreView, path: XsPath, value: Uint8Array): XsResult<void> {
-    const missing: XsPath[] = [];
-    let above = path;
-    let ancestor: TreeNode | null = null;
-    while (ancestor === null) {
-      missing.unshift(above);
-      above = parentOf(above);
-      ancestor = view.get(above);
-    }
+    const { node: ancestor, path: above, missing } = view.nearest(path);
     const permissions = inheritedPermissions(actor, ancestor.permissions);
     if (!actor.privileged) {
       const { nodes, nodeSize: largest } = this.quotas;
       if (view.owned(actor.domid) + missing.length > nodes) return err('ENOSPC');
-      const first = missing[0];
-      const name = first.slice(first.lastIndexOf('/') + 1);
-      if (nodeSize(ancestor) + name.length + 1 > largest) return err('ENOSPC');
+      if (nodeSize(ancestor) + missing[0].length + 1 > largest) return err('ENOSPC');
       if (24 + permissions.length * 8 + value.length > largest) return err('ENOSPC');
     }
-    for (const each of missing) {
-      const generation = this.nextGeneration();
-      view.put(each, leaf(each === path ? value : NOTHING, permissions, generation), generation);
-      view.addOwned(permissions[0].domid, 1);
+    const generation = this.nextGeneration();
+    const first = childOf(above, missing[0]);
+    view.put(first, chained(missing, leaf(value, permissions, generation), generation), generation);
+    let at = first;
+    for (const name of missing.slice(1)) {
+      at = childOf(at, name);
+      view.created(at);
     }
+    view.addOwned(permissions[0].domid, missing.length);
     return DONE;
   }
 

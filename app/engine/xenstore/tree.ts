@@ -10,7 +10,7 @@
  * returns to an earlier number. A change further down leaves it alone.
  */
 import type { PermissionList } from './permissions.ts';
-import { childOf, type XsPath } from './xs-path.ts';
+import { childOf, ROOT_PATH, type XsPath } from './xs-path.ts';
 
 export interface TreeNode {
   readonly value: Uint8Array;
@@ -22,6 +22,7 @@ export interface TreeNode {
   readonly generation: number;
 }
 
+const NO_VALUE = new Uint8Array(0);
 const NO_CHILDREN: ReadonlyMap<string, TreeNode> = new Map();
 
 export function leaf(value: Uint8Array, permissions: PermissionList, generation: number): TreeNode {
@@ -38,6 +39,38 @@ export function lookup(top: TreeNode, path: XsPath): TreeNode | null {
   for (const name of componentsOf(path)) {
     node = node.children.get(name);
     if (node === undefined) return null;
+  }
+  return node;
+}
+
+/** Where the existing part of a path ends. */
+export interface NearestNode {
+  readonly node: TreeNode;
+  readonly path: XsPath;
+  /** Names of the components below that do not exist. */
+  readonly missing: readonly string[];
+}
+
+/** The deepest existing node on the way to `path`. For a special name that does not exist that is the root. */
+export function nearest(top: TreeNode, path: XsPath): NearestNode {
+  const names = componentsOf(path);
+  let node = top;
+  let depth = 0;
+  for (; depth < names.length; depth++) {
+    const next = node.children.get(names[depth]);
+    if (next === undefined) break;
+    node = next;
+  }
+  if (depth > 0) return { node, path: (names.slice(0, depth).join('/') || '/') as XsPath, missing: names.slice(depth) };
+  return { node: top.children.get('') ?? top, path: ROOT_PATH, missing: names };
+}
+
+/** A chain of new, empty nodes with `last` at its end: the node for `names[0]`, where `last` is `names.at(-1)`. */
+export function chained(names: readonly string[], last: TreeNode, generation: number): TreeNode {
+  let node = last;
+  for (let i = names.length - 1; i > 0; i--) {
+    const children = new Map([[names[i], node]]);
+    node = { value: NO_VALUE, permissions: last.permissions, children, childBytes: names[i].length + 1, generation };
   }
   return node;
 }
