@@ -60,7 +60,7 @@ export function restoreXenstore(
   const server = new XenstoreServer(options);
   const { live } = server.store;
   live.top = { ...live.top, children: new Map(), childBytes: 0 };
-  for (const [domid, count] of [...live.ownedCounts()]) live.addOwned(domid, -count);
+  for (const [domid, count] of live.ownedCounts()) live.addOwned(domid, -count);
   for (const { path, value, permissions } of snapshot.nodes) {
     const canonical = parsePath(path, 0, true);
     const list = parsePermissions(permissions);

@@ -152,7 +152,7 @@ export class Store {
   /** Forgets a domain that no longer exists: its nodes go, and so do permissions granted to it. */
   forgetDomain(domid: number): void {
     const dom0: Actor = { domid: 0, privileged: true, target: null };
-    for (const { path, node } of [...postOrder(this.live.top.children.get('') as TreeNode, ROOT_PATH)]) {
+    for (const { path, node } of postOrder(this.live.top.children.get('') as TreeNode, ROOT_PATH)) {
       const current = this.live.get(path);
       if (current === null) continue;
       if (node.permissions[0].domid === domid && path !== ROOT_PATH) {

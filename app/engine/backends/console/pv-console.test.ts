@@ -187,6 +187,22 @@ describe('output', () => {
     expect(console.outputBytes).toBeGreaterThan(before);
   });
 
+  it('gives a sink that comes while others are served every byte once', () => {
+    const { guest, console } = connected();
+    const late = new Sink();
+    let came = false;
+    console.attach({
+      write: () => {
+        if (!came) console.attach(late);
+        came = true;
+        return true;
+      },
+    });
+    guest.print('once');
+    console.pump();
+    expect(late.text).toBe('once');
+  });
+
   it('takes the last words before it closes, and nothing after', () => {
     const { guest, console } = connected();
     const sink = new Sink();

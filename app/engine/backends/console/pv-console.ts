@@ -180,7 +180,9 @@ export class PvConsole {
 
   #emit(bytes: Uint8Array): void {
     this.#scrollback.push(bytes);
-    for (const attached of [...this.#sinks]) {
+    // A sink that is attached during this loop was given these bytes with the scrollback already.
+    const sinks = Array.from(this.#sinks);
+    for (const attached of sinks) {
       if (attached.full && attached.drops) attached.missedBytes += bytes.length;
       else if (!attached.sink.write(bytes.slice())) attached.full = true;
     }
