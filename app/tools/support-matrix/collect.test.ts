@@ -35,14 +35,14 @@ describe('support matrix', () => {
   });
 
   it('sorts by kind and name, and leaves out kinds without entries', () => {
-    const { tags } = collect('// @abi msr 0x11 — b\n// @abi msr 0x10 — a | c\n// @abi hypercall iret — x\n');
+    const { tags } = collect('// @abi msr 0x10a X — b\n// @abi msr 0x17 — a | c\n// @abi hypercall iret — x\n');
     const text = renderMatrix(tags);
     expect(text.match(/^## .*|^\| `.*$/gm)).toEqual([
       '## Hypercalls',
       '| `iret` | x | app/engine/a.ts |',
       '## Model-specific registers',
-      '| `0x10` | a \\| c | app/engine/a.ts |',
-      '| `0x11` | b | app/engine/a.ts |',
+      '| `0x17` | a \\| c | app/engine/a.ts |',
+      '| `0x10a X` | b | app/engine/a.ts |',
     ]);
   });
 });

@@ -2,7 +2,7 @@
 /**
  * Collects `@abi` tags from source text and prints the support matrix made of them.
  *
- * A tag is a comment line `@abi KIND NAME — NOTE`; the name has no spaces, and the note may be left out when there is nothing to add. A line that starts like a tag and is none is an error, not a gap in the table.
+ * A tag is a comment line `@abi KIND NAME — NOTE`; the note may be left out when there is nothing to add. A line that starts like a tag and is none is an error, not a gap in the table.
  */
 
 /** The kinds of tags, in the order of the document, with the heading of each. */
@@ -32,7 +32,7 @@ export interface Collected {
 }
 
 const COMMENT_LINE = /^\s*(?:\/\/|\/\*\*?|\*)\s*@abi\b(.*?)(?:\s*\*\/)?$/;
-const TAG = /^ ([a-z]+) (\S+)(?: — (\S.*))?$/;
+const TAG = /^ ([a-z]+) (\S+(?: (?![-—])\S+)*)(?: — (\S.*))?$/;
 
 export function collectTags(files: readonly { readonly path: string; readonly text: string }[]): Collected {
   const tags: AbiTag[] = [];
@@ -55,11 +55,18 @@ export function collectTags(files: readonly { readonly path: string; readonly te
 
 const cell = (text: string): string => text.replaceAll('|', '\\|');
 
+/** By number where a name starts with one (registers, leaves, ports), else by code unit. */
+function compareNames(a: string, b: string): number {
+  const byNumber = Number.parseInt(a, 16) - Number.parseInt(b, 16);
+  if (a.startsWith('0x') && b.startsWith('0x') && byNumber !== 0) return byNumber;
+  return a < b ? -1 : 1;
+}
+
 /** One row for each name: a dispatcher and the module that does the work may both declare a hypercall. */
 function mergeByName(tags: readonly AbiTag[]): { readonly name: string; readonly notes: string; readonly files: string }[] {
   const unique = (values: readonly string[], separator: string): string =>
     [...new Set(values)].filter((value) => value !== '').join(separator);
-  return [...new Set(tags.map(({ name }) => name))].sort().map((name) => {
+  return [...new Set(tags.map(({ name }) => name))].sort(compareNames).map((name) => {
     const same = tags.filter((tag) => tag.name === name);
     return {
       name,
