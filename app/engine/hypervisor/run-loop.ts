@@ -20,7 +20,15 @@ import { REQUEST_PAUSE, STATE, VCPU_STATE, VCPU_UP } from './shared-state.ts';
 import { changeRunstate, RUNSTATE } from './time/runstate.ts';
 import type { BounceFailure } from './traps/bounce.ts';
 import {
-  deliverException, deliverNoDevice, deliverPageFault, deliverPending, deliverSoftwareInterrupt, deliverSyscall, deliverSysenter, PFEC, TRAP,
+  deliverException,
+  deliverNoDevice,
+  deliverPageFault,
+  deliverPending,
+  deliverSoftwareInterrupt,
+  deliverSyscall,
+  deliverSysenter,
+  PFEC,
+  TRAP,
 } from './traps/deliver.ts';
 import { loadGuestContext } from './vcpu-bringup.ts';
 

@@ -7,7 +7,14 @@
  * Left out: the FPU image (a new vCPU starts with the FPU's reset state, as Linux expects).
  */
 import { CTX, REG, RFLAGS, SEGREG, type VcpuContext } from '../memory/vcpu-context.ts';
-import { GUEST_CONTEXT, isCanonical, USER_REGS, VGCF_failsafe_disables_events, VGCF_in_kernel, VGCF_syscall_disables_events } from './abi/xen.ts';
+import {
+  GUEST_CONTEXT,
+  isCanonical,
+  USER_REGS,
+  VGCF_failsafe_disables_events,
+  VGCF_in_kernel,
+  VGCF_syscall_disables_events,
+} from './abi/xen.ts';
 import type { Domain } from './domain.ts';
 import type { DomainVcpu } from './domain-vcpu.ts';
 import { EEXIST, EFAULT, EINVAL } from './errno.ts';
@@ -16,10 +23,22 @@ import { loadCode, loadStack } from './traps/segments.ts';
 import { TRAP_INFO_BYTES, TRAP_VECTORS } from './traps/trap-table.ts';
 
 const REGISTER_OFFSETS: readonly (readonly [number, number])[] = [
-  [REG.rax, USER_REGS.rax], [REG.rcx, USER_REGS.rcx], [REG.rdx, USER_REGS.rdx], [REG.rbx, USER_REGS.rbx],
-  [REG.rsp, USER_REGS.rsp], [REG.rbp, USER_REGS.rbp], [REG.rsi, USER_REGS.rsi], [REG.rdi, USER_REGS.rdi],
-  [REG.r8, USER_REGS.r8], [REG.r9, USER_REGS.r9], [REG.r10, USER_REGS.r10], [REG.r11, USER_REGS.r11],
-  [REG.r12, USER_REGS.r12], [REG.r13, USER_REGS.r13], [REG.r14, USER_REGS.r14], [REG.r15, USER_REGS.r15],
+  [REG.rax, USER_REGS.rax],
+  [REG.rcx, USER_REGS.rcx],
+  [REG.rdx, USER_REGS.rdx],
+  [REG.rbx, USER_REGS.rbx],
+  [REG.rsp, USER_REGS.rsp],
+  [REG.rbp, USER_REGS.rbp],
+  [REG.rsi, USER_REGS.rsi],
+  [REG.rdi, USER_REGS.rdi],
+  [REG.r8, USER_REGS.r8],
+  [REG.r9, USER_REGS.r9],
+  [REG.r10, USER_REGS.r10],
+  [REG.r11, USER_REGS.r11],
+  [REG.r12, USER_REGS.r12],
+  [REG.r13, USER_REGS.r13],
+  [REG.r14, USER_REGS.r14],
+  [REG.r15, USER_REGS.r15],
 ];
 const GDT_FRAMES_OF_GUEST = 14;
 const MAX_GDT_ENTRIES = GDT_FRAMES_OF_GUEST * 512;
@@ -63,7 +82,8 @@ export function loadGuestContext(d: Domain, dv: DomainVcpu): string | null {
   const entries = num(GUEST_CONTEXT.gdtEnts);
   const gdtFrames: number[] = [];
   for (let i = 0; i < Math.ceil(entries / 512); i++) gdtFrames.push(num(GUEST_CONTEXT.gdtFrames + i * 8));
-  if (d.mmu.initializeVcpu(dv, kernelRoot, userRoot, gdtFrames, entries) !== 0) return `vCPU ${dv.id}: its page tables or descriptor table are refused`;
+  if (d.mmu.initializeVcpu(dv, kernelRoot, userRoot, gdtFrames, entries) !== 0)
+    return `vCPU ${dv.id}: its page tables or descriptor table are refused`;
   dv.ldtBase = num(GUEST_CONTEXT.ldtBase);
   dv.ldtEntries = num(GUEST_CONTEXT.ldtEnts);
   dv.kernelSs = view.getUint16(GUEST_CONTEXT.kernelSs, true) | 3;
@@ -91,7 +111,10 @@ function loadRegisters(d: Domain, dv: DomainVcpu, view: DataView, kernel: boolea
   // A 64-bit kernel may start with a null stack selector, which Xen turns into its flat one.
   if (!loadStack(ctx, (ss & 0xfffc) === 0 ? 0xe02b : ss | 3, read)) return false;
   const data: readonly (readonly [number, number])[] = [
-    [SEGREG.ds, USER_REGS.ds], [SEGREG.es, USER_REGS.es], [SEGREG.fs, USER_REGS.fs], [SEGREG.gs, USER_REGS.gs],
+    [SEGREG.ds, USER_REGS.ds],
+    [SEGREG.es, USER_REGS.es],
+    [SEGREG.fs, USER_REGS.fs],
+    [SEGREG.gs, USER_REGS.gs],
   ];
   for (const [seg, offset] of data) {
     const selector = view.getUint16(regs + offset, true);

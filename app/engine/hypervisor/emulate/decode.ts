@@ -37,7 +37,14 @@ export type Op = (typeof OP)[keyof typeof OP];
 const MAX_BYTES = 15;
 /** UD2 followed by "xen": forces the emulation of the CPUID that follows (xen public/arch-x86/xen.h XEN_EMULATE_PREFIX). */
 const FORCED_PREFIX = [0x0f, 0x0b, 0x78, 0x65, 0x6e];
-const SEGMENT_PREFIXES: Readonly<Record<number, number>> = { 0x26: SEGREG.es, 0x2e: SEGREG.cs, 0x36: SEGREG.ss, 0x3e: SEGREG.ds, 0x64: SEGREG.fs, 0x65: SEGREG.gs };
+const SEGMENT_PREFIXES: Readonly<Record<number, number>> = {
+  0x26: SEGREG.es,
+  0x2e: SEGREG.cs,
+  0x36: SEGREG.ss,
+  0x3e: SEGREG.ds,
+  0x64: SEGREG.fs,
+  0x65: SEGREG.gs,
+};
 
 /** The instruction at RIP; one record, reused. */
 export class Instruction {

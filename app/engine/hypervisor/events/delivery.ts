@@ -8,7 +8,14 @@
  * a queue is our own copy, and every compare-exchange loop is bounded.
  */
 import {
-  EVTCHN_FIFO_PRIORITY_MIN, FIFO_BUSY, FIFO_CONTROL_BLOCK, FIFO_LINK_MASK, FIFO_LINKED, FIFO_MASKED, FIFO_PENDING, FIFO_WORDS_PER_PAGE,
+  EVTCHN_FIFO_PRIORITY_MIN,
+  FIFO_BUSY,
+  FIFO_CONTROL_BLOCK,
+  FIFO_LINK_MASK,
+  FIFO_LINKED,
+  FIFO_MASKED,
+  FIFO_PENDING,
+  FIFO_WORDS_PER_PAGE,
 } from '../abi/event-channel.ts';
 import { SHARED_INFO, VCPU_INFO } from '../abi/xen.ts';
 import { mfn } from '../../memory/frames.ts';
@@ -171,7 +178,11 @@ export class EventDelivery {
     const was = (Atomics.or(this.#i32, word, FIFO_PENDING) & FIFO_PENDING) !== 0;
     const block = state.getVcpu(vcpu, VCPU_STATE.controlBlock);
     let ready = false;
-    if (block !== 0 && (Atomics.load(this.#i32, word) & FIFO_MASKED) === 0 && (Atomics.or(this.#i32, word, FIFO_LINKED) & FIFO_LINKED) === 0) {
+    if (
+      block !== 0 &&
+      (Atomics.load(this.#i32, word) & FIFO_MASKED) === 0 &&
+      (Atomics.or(this.#i32, word, FIFO_LINKED) & FIFO_LINKED) === 0
+    ) {
       ready = this.#link(port, vcpu, block);
     }
     state.unlock(STATE.evtchnLock);

@@ -6,9 +6,7 @@
  * GUEST: every port, vCPU and domain number is bounded here.
  * Left out: physical interrupts (a guest without devices cannot bind them) and channels between guests.
  */
-import {
-  EVTCHN_FIFO_PRIORITY_DEFAULT, EVTCHN_FIFO_PRIORITY_MIN, FIFO_CONTROL_BLOCK, FIFO_WORDS_PER_PAGE,
-} from '../abi/event-channel.ts';
+import { EVTCHN_FIFO_PRIORITY_DEFAULT, EVTCHN_FIFO_PRIORITY_MIN, FIFO_CONTROL_BLOCK, FIFO_WORDS_PER_PAGE } from '../abi/event-channel.ts';
 import { DOMID_SELF, NR_VIRQS, VCPU_INFO, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU } from '../abi/xen.ts';
 import { EEXIST, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP, ESRCH } from '../errno.ts';
 import { mfn, PAGE_SIZE } from '../../memory/frames.ts';
@@ -144,7 +142,8 @@ export class EventChannels {
     if (!this.#valid(port)) return -EINVAL;
     return this.#locked(() => {
       const state = this.table.get(port, PORT.state);
-      const movable = state === ECS.unbound || state === ECS.interdomain || (state === ECS.virq && !isPerVcpuVirq(this.table.get(port, PORT.remotePort)));
+      const movable =
+        state === ECS.unbound || state === ECS.interdomain || (state === ECS.virq && !isPerVcpuVirq(this.table.get(port, PORT.remotePort)));
       if (!movable) return -EINVAL;
       this.table.set(port, PORT.notifyVcpu, vcpu);
       return 0;
@@ -164,7 +163,8 @@ export class EventChannels {
     return this.#locked(() => {
       for (let port = 1; port < state.get(STATE.maxPorts); port++) if (this.table.get(port, PORT.state) >= ECS.unbound) this.#close(port);
       if (state.get(STATE.fifoEnabled) === 0) return 0;
-      for (let page = 0; page < state.get(STATE.fifoPageCount); page++) this.#frames.releaseFrame(mfn(state.get(STATE.fifoPages + page * 4)), true);
+      for (let page = 0; page < state.get(STATE.fifoPageCount); page++)
+        this.#frames.releaseFrame(mfn(state.get(STATE.fifoPages + page * 4)), true);
       state.set(STATE.fifoPageCount, 0);
       for (let vcpu = 0; vcpu < state.vcpuCount; vcpu++) {
         const frame = state.getVcpu(vcpu, VCPU_STATE.controlFrame);
@@ -325,7 +325,8 @@ export class EventChannels {
         return -EINVAL;
       case ECS.virq:
         for (let vcpu = 0; vcpu < this.#state.vcpuCount; vcpu++) {
-          if (this.#state.getVcpu(vcpu, VCPU_STATE.virqPorts + remote * 4) === port) this.#state.setVcpu(vcpu, VCPU_STATE.virqPorts + remote * 4, 0);
+          if (this.#state.getVcpu(vcpu, VCPU_STATE.virqPorts + remote * 4) === port)
+            this.#state.setVcpu(vcpu, VCPU_STATE.virqPorts + remote * 4, 0);
         }
         break;
       case ECS.interdomain:
@@ -392,4 +393,3 @@ export class EventChannels {
 function isPerVcpuVirq(virq: number): boolean {
   return virq === VIRQ_TIMER || virq === VIRQ_DEBUG || virq === VIRQ_XENOPROF || virq === VIRQ_XENPMU;
 }
-

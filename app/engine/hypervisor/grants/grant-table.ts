@@ -11,8 +11,19 @@
  * Left out: transitive grants and transfers.
  */
 import {
-  GNTST_bad_gntref, GNTST_bad_page, GNTST_eagain, GNTST_general_error, GNTST_okay, GNTST_permission_denied, GNTTAB_NR_RESERVED_ENTRIES, GTF_permit_access,
-  GTF_reading, GTF_readonly, GTF_sub_page, GTF_type_mask, GTF_writing,
+  GNTST_bad_gntref,
+  GNTST_bad_page,
+  GNTST_eagain,
+  GNTST_general_error,
+  GNTST_okay,
+  GNTST_permission_denied,
+  GNTTAB_NR_RESERVED_ENTRIES,
+  GTF_permit_access,
+  GTF_reading,
+  GTF_readonly,
+  GTF_sub_page,
+  GTF_type_mask,
+  GTF_writing,
 } from '../abi/grant-table.ts';
 import { EBUSY, EINVAL } from '../errno.ts';
 import { PAGE_SIZE } from '../../memory/frames.ts';
@@ -253,4 +264,3 @@ export class GrantTable {
     }
   }
 }
-

@@ -21,9 +21,21 @@
  */
 import { CTX, SEGREG, type VcpuContext } from '../../memory/vcpu-context.ts';
 import {
-  HYPERVISOR_VIRT_END, isCanonical, SEGBASE_FS, SEGBASE_GS_KERNEL, SEGBASE_GS_USER, SEGBASE_GS_USER_SEL, VMASST_CMD_disable, VMASST_CMD_enable,
-  VMASST_TYPE_4gb_segments, VMASST_TYPE_4gb_segments_notify, VMASST_TYPE_architectural_iopl, VMASST_TYPE_m2p_strict, VMASST_TYPE_pae_extended_cr3,
-  VMASST_TYPE_runstate_update_flag, VMASST_TYPE_writable_pagetables,
+  HYPERVISOR_VIRT_END,
+  isCanonical,
+  SEGBASE_FS,
+  SEGBASE_GS_KERNEL,
+  SEGBASE_GS_USER,
+  SEGBASE_GS_USER_SEL,
+  VMASST_CMD_disable,
+  VMASST_CMD_enable,
+  VMASST_TYPE_4gb_segments,
+  VMASST_TYPE_4gb_segments_notify,
+  VMASST_TYPE_architectural_iopl,
+  VMASST_TYPE_m2p_strict,
+  VMASST_TYPE_pae_extended_cr3,
+  VMASST_TYPE_runstate_update_flag,
+  VMASST_TYPE_writable_pagetables,
 } from '../abi/xen.ts';
 import type { Domain } from '../domain.ts';
 import type { DomainVcpu } from '../domain-vcpu.ts';
@@ -127,8 +139,12 @@ export function writeDebugRegister(ctx: VcpuContext, number: number, value: numb
 }
 
 const KNOWN_ASSISTS =
-  (1 << VMASST_TYPE_4gb_segments) | (1 << VMASST_TYPE_4gb_segments_notify) | (1 << VMASST_TYPE_writable_pagetables) |
-  (1 << VMASST_TYPE_pae_extended_cr3) | (1 << VMASST_TYPE_architectural_iopl) | (1 << VMASST_TYPE_runstate_update_flag);
+  (1 << VMASST_TYPE_4gb_segments) |
+  (1 << VMASST_TYPE_4gb_segments_notify) |
+  (1 << VMASST_TYPE_writable_pagetables) |
+  (1 << VMASST_TYPE_pae_extended_cr3) |
+  (1 << VMASST_TYPE_architectural_iopl) |
+  (1 << VMASST_TYPE_runstate_update_flag);
 
 export function vmAssist(d: Domain, _dv: DomainVcpu, a: HypercallArgs): number {
   const [cmd, type] = [a.lo[0], a.lo[1]];
@@ -145,4 +161,3 @@ function applyAssist(d: Domain, type: number, on: boolean): void {
   if (type === VMASST_TYPE_writable_pagetables) d.mmu.setWritablePagetables(on);
   if (type === VMASST_TYPE_m2p_strict) d.mmu.setM2pStrict(on);
 }
-

@@ -20,9 +20,22 @@
  * @abi subop EVTCHNOP_set_priority
  */
 import {
-  EVTCHN_FIFO_LINK_BITS, EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi, EVTCHNOP_bind_pirq, EVTCHNOP_bind_vcpu,
-  EVTCHNOP_bind_virq, EVTCHNOP_close, EVTCHNOP_expand_array, EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_reset_cont, EVTCHNOP_send,
-  EVTCHNOP_set_priority, EVTCHNOP_status, EVTCHNOP_unmask,
+  EVTCHN_FIFO_LINK_BITS,
+  EVTCHNOP_alloc_unbound,
+  EVTCHNOP_bind_interdomain,
+  EVTCHNOP_bind_ipi,
+  EVTCHNOP_bind_pirq,
+  EVTCHNOP_bind_vcpu,
+  EVTCHNOP_bind_virq,
+  EVTCHNOP_close,
+  EVTCHNOP_expand_array,
+  EVTCHNOP_init_control,
+  EVTCHNOP_reset,
+  EVTCHNOP_reset_cont,
+  EVTCHNOP_send,
+  EVTCHNOP_set_priority,
+  EVTCHNOP_status,
+  EVTCHNOP_unmask,
 } from '../abi/event-channel.ts';
 import type { Domain } from '../domain.ts';
 import type { DomainVcpu } from '../domain-vcpu.ts';
@@ -34,9 +47,20 @@ import type { HypercallArgs } from './hypercall-args.ts';
 
 /** Bytes of each operation's structure. */
 const SIZES: Readonly<Record<number, number>> = {
-  [EVTCHNOP_bind_interdomain]: 12, [EVTCHNOP_bind_virq]: 12, [EVTCHNOP_bind_pirq]: 12, [EVTCHNOP_close]: 4, [EVTCHNOP_status]: 24,
-  [EVTCHNOP_alloc_unbound]: 8, [EVTCHNOP_bind_ipi]: 8, [EVTCHNOP_bind_vcpu]: 8, [EVTCHNOP_unmask]: 4, [EVTCHNOP_reset]: 2, [EVTCHNOP_reset_cont]: 2,
-  [EVTCHNOP_init_control]: 24, [EVTCHNOP_expand_array]: 8, [EVTCHNOP_set_priority]: 8,
+  [EVTCHNOP_bind_interdomain]: 12,
+  [EVTCHNOP_bind_virq]: 12,
+  [EVTCHNOP_bind_pirq]: 12,
+  [EVTCHNOP_close]: 4,
+  [EVTCHNOP_status]: 24,
+  [EVTCHNOP_alloc_unbound]: 8,
+  [EVTCHNOP_bind_ipi]: 8,
+  [EVTCHNOP_bind_vcpu]: 8,
+  [EVTCHNOP_unmask]: 4,
+  [EVTCHNOP_reset]: 2,
+  [EVTCHNOP_reset_cont]: 2,
+  [EVTCHNOP_init_control]: 24,
+  [EVTCHNOP_expand_array]: 8,
+  [EVTCHNOP_set_priority]: 8,
 };
 
 const statusOut: PortStatus = { status: 0, vcpu: 0, first: 0, second: 0 };

@@ -18,9 +18,26 @@
  * @abi subop GNTTABOP_cache_flush — -EOPNOTSUPP: caches are coherent
  */
 import {
-  GNTCOPY_dest_gref, GNTCOPY_source_gref, GNTST_bad_copy_arg, GNTST_bad_domain, GNTST_bad_handle, GNTST_bad_page, GNTST_general_error, GNTST_okay,
-  GNTST_permission_denied, GNTTABOP_cache_flush, GNTTABOP_copy, GNTTABOP_get_status_frames, GNTTABOP_get_version, GNTTABOP_map_grant_ref,
-  GNTTABOP_query_size, GNTTABOP_set_version, GNTTABOP_setup_table, GNTTABOP_swap_grant_ref, GNTTABOP_transfer, GNTTABOP_unmap_and_replace,
+  GNTCOPY_dest_gref,
+  GNTCOPY_source_gref,
+  GNTST_bad_copy_arg,
+  GNTST_bad_domain,
+  GNTST_bad_handle,
+  GNTST_bad_page,
+  GNTST_general_error,
+  GNTST_okay,
+  GNTST_permission_denied,
+  GNTTABOP_cache_flush,
+  GNTTABOP_copy,
+  GNTTABOP_get_status_frames,
+  GNTTABOP_get_version,
+  GNTTABOP_map_grant_ref,
+  GNTTABOP_query_size,
+  GNTTABOP_set_version,
+  GNTTABOP_setup_table,
+  GNTTABOP_swap_grant_ref,
+  GNTTABOP_transfer,
+  GNTTABOP_unmap_and_replace,
   GNTTABOP_unmap_grant_ref,
 } from '../abi/grant-table.ts';
 import { DOMID_SELF } from '../abi/xen.ts';

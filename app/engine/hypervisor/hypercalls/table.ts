@@ -48,7 +48,8 @@ const denied: Handler = () => -EPERM;
 
 const HANDLERS: (Handler | undefined)[] = new Array<Handler | undefined>(nr.NR_HYPERCALLS).fill(undefined);
 HANDLERS[nr.__HYPERVISOR_set_trap_table] = setTrapTable;
-HANDLERS[nr.__HYPERVISOR_mmu_update] = (d, dv, a) => (badVector(a) ? -EFAULT : d.mmu.mmuUpdate(dv, a.num[0], a.lo[1], orNull(a.num[2]), a.lo[3]));
+HANDLERS[nr.__HYPERVISOR_mmu_update] = (d, dv, a) =>
+  badVector(a) ? -EFAULT : d.mmu.mmuUpdate(dv, a.num[0], a.lo[1], orNull(a.num[2]), a.lo[3]);
 HANDLERS[nr.__HYPERVISOR_set_gdt] = (d, dv, a) => (Number.isNaN(a.num[0]) ? -EFAULT : d.mmu.setGdt(dv, a.num[0], a.lo[1]));
 HANDLERS[nr.__HYPERVISOR_stack_switch] = stackSwitch;
 HANDLERS[nr.__HYPERVISOR_set_callbacks] = setCallbacks;
@@ -73,7 +74,8 @@ HANDLERS[nr.__HYPERVISOR_grant_table_op] = grantTableOp;
 HANDLERS[nr.__HYPERVISOR_vm_assist] = vmAssist;
 HANDLERS[nr.__HYPERVISOR_vcpu_op] = vcpuOp;
 HANDLERS[nr.__HYPERVISOR_set_segment_base] = setSegmentBase;
-HANDLERS[nr.__HYPERVISOR_mmuext_op] = (d, dv, a) => (badVector(a) ? -EFAULT : d.mmu.mmuextOp(dv, a.num[0], a.lo[1], orNull(a.num[2]), a.lo[3]));
+HANDLERS[nr.__HYPERVISOR_mmuext_op] = (d, dv, a) =>
+  badVector(a) ? -EFAULT : d.mmu.mmuextOp(dv, a.num[0], a.lo[1], orNull(a.num[2]), a.lo[3]);
 HANDLERS[nr.__HYPERVISOR_nmi_op] = nmiOp;
 HANDLERS[nr.__HYPERVISOR_sched_op] = schedOp;
 HANDLERS[nr.__HYPERVISOR_callback_op] = callbackOp;

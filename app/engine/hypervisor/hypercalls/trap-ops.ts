@@ -12,8 +12,18 @@
  * @abi subop XENNMI_unregister_callback
  */
 import {
-  CALLBACKF_mask_events, CALLBACKOP_register, CALLBACKOP_unregister, CALLBACKTYPE_event, CALLBACKTYPE_failsafe, CALLBACKTYPE_nmi, CALLBACKTYPE_syscall,
-  CALLBACKTYPE_syscall32, CALLBACKTYPE_sysenter, CALLBACKTYPE_sysenter_deprecated, FLAT_KERNEL_CS, isCanonical,
+  CALLBACKF_mask_events,
+  CALLBACKOP_register,
+  CALLBACKOP_unregister,
+  CALLBACKTYPE_event,
+  CALLBACKTYPE_failsafe,
+  CALLBACKTYPE_nmi,
+  CALLBACKTYPE_syscall,
+  CALLBACKTYPE_syscall32,
+  CALLBACKTYPE_sysenter,
+  CALLBACKTYPE_sysenter_deprecated,
+  FLAT_KERNEL_CS,
+  isCanonical,
 } from '../abi/xen.ts';
 import type { Domain } from '../domain.ts';
 import type { Callback, DomainVcpu } from '../domain-vcpu.ts';

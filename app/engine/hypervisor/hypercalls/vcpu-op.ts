@@ -135,4 +135,3 @@ function registerVcpuInfo(d: Domain, dv: DomainVcpu, id: number, arg: number): n
   if (result === 0) d.time.writeTimeInfo(id);
   return result;
 }
-

@@ -86,8 +86,11 @@ function answerText(d: Domain, dv: DomainVcpu, arg: number, text: string, length
 
 function features(d: Domain): number {
   const map =
-    (1 << XENFEAT_mmu_pt_update_preserve_ad) | (1 << XENFEAT_highmem_assist) | (1 << XENFEAT_gnttab_map_avail_bits) |
-    (1 << XENFEAT_memory_op_vnode_supported) | (1 << XENFEAT_direct_mapped);
+    (1 << XENFEAT_mmu_pt_update_preserve_ad) |
+    (1 << XENFEAT_highmem_assist) |
+    (1 << XENFEAT_gnttab_map_avail_bits) |
+    (1 << XENFEAT_memory_op_vnode_supported) |
+    (1 << XENFEAT_direct_mapped);
   return d.state.vmAssist(VMASST_TYPE_pae_extended_cr3) ? map | (1 << XENFEAT_pae_pgdir_above_4gb) : map;
 }
 

@@ -8,8 +8,24 @@ import { bounce, BOUNCE_ERROR_CODE, BOUNCE_MASK_EVENTS, BOUNCE_SEGMENTS, type Bo
 import { loadFlatCode32, loadFlatCode64, loadFlatStack } from './segments.ts';
 
 export const TRAP = {
-  divide: 0, debug: 1, nmi: 2, int3: 3, overflow: 4, bounds: 5, invalidOp: 6, noDevice: 7, doubleFault: 8, invalidTss: 10,
-  noSegment: 11, stackError: 12, gpFault: 13, pageFault: 14, fpuError: 16, alignment: 17, machineCheck: 18, simd: 19,
+  divide: 0,
+  debug: 1,
+  nmi: 2,
+  int3: 3,
+  overflow: 4,
+  bounds: 5,
+  invalidOp: 6,
+  noDevice: 7,
+  doubleFault: 8,
+  invalidTss: 10,
+  noSegment: 11,
+  stackError: 12,
+  gpFault: 13,
+  pageFault: 14,
+  fpuError: 16,
+  alignment: 17,
+  machineCheck: 18,
+  simd: 19,
 } as const;
 
 /** Bits of a page-fault error code. */

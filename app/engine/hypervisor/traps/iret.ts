@@ -64,7 +64,18 @@ export function hypervisorIret(dv: DomainVcpu, readDescriptor: DescriptorReader)
 
 /** Bits of RFLAGS that a return in ring 3 may set; IOPL, VM and the virtual interrupt flags are not among them. */
 const RFLAGS_MASK =
-  RFLAGS.CF | RFLAGS.PF | RFLAGS.AF | RFLAGS.ZF | RFLAGS.SF | RFLAGS.TF | RFLAGS.DF | RFLAGS.OF | RFLAGS.NT | RFLAGS.RF | RFLAGS.AC | RFLAGS.ID;
+  RFLAGS.CF |
+  RFLAGS.PF |
+  RFLAGS.AF |
+  RFLAGS.ZF |
+  RFLAGS.SF |
+  RFLAGS.TF |
+  RFLAGS.DF |
+  RFLAGS.OF |
+  RFLAGS.NT |
+  RFLAGS.RF |
+  RFLAGS.AC |
+  RFLAGS.ID;
 const RFLAGS_ONE = 2;
 
 function readFrame(dv: DomainVcpu, va: number): boolean {
