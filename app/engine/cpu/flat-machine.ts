@@ -48,6 +48,7 @@ export function createFlatMachine(bytes: number, host: Partial<VcpuHost> = {}): 
     cpuid: (_leaf, _subleaf, out) => out.fill(0),
     ...host,
   });
+  memory.onCodeWrite = (frame, offset, length) => vcpu.invalidateCode(frame, offset, length);
   resetUserState(vcpu.ctx);
   vcpu.loadRoot(0, root);
   vcpu.enterSpace(0);

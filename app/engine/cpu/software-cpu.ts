@@ -32,8 +32,8 @@ interface CoreExports {
   invalidate_page(cpu: number, va: number): void;
 }
 
-/** Receives a store into a hooked page: offset in the page, size in bytes, and the data as they stand in the vCPU's scratch area. */
-export type StoreHook = (offset: number, bytes: number) => void;
+/** Receives a store into a hooked page: offset in the page, size in bytes, the value in halves. False: the store is refused. */
+export type StoreHook = (offset: number, bytes: number, lo: number, hi: number) => boolean;
 
 function defineMaintenance(core: CoreFunctions): void {
   core.define('translate_halves', [I32, I32, I32, I32], [I32], (f) => {
@@ -114,7 +114,10 @@ export class SoftwareVcpu implements Vcpu {
   readonly #loadSegment: (segment: number, selector: number) => number;
   readonly #banks: readonly number[];
   readonly #roots: [number, number] = [-1, -1];
-  #hook: StoreHook | null = null;
+  #hook: ((offset: number, bytes: number) => void) | null = null;
+  /** General registers, RIP, flags: what one instruction with a store can change before it faults. */
+  readonly #registerBytes: Uint8Array;
+  readonly #registers = new Uint8Array(CTX.xmm);
 
   constructor(id: number, memory: GuestMemory, host: VcpuHost) {
     this.id = id;
@@ -122,6 +125,7 @@ export class SoftwareVcpu implements Vcpu {
     const base = layout.vcpuContext(id);
     const ctx = new VcpuContext(memory.buffer, base);
     this.ctx = ctx;
+    this.#registerBytes = memory.u8.subarray(base, base + CTX.xmm);
     this.#banks = [layout.tlb(id, 0), layout.tlb(id, 1)];
     ctx.setU32(CTX.frameLimit, layout.frameCount);
     ctx.setU32(CTX.ramBase, layout.ramBase);
@@ -238,21 +242,35 @@ export class SoftwareVcpu implements Vcpu {
   }
 
   /**
-   * Executes the instruction at `rip` with its stores to the page of `va` given to `hook` instead of memory. Returns the exit of that
-   * one instruction: `VMEXIT.budget` when it completed.
+   * Executes the one instruction at `rip` with its store to the page of `va` given to `hook` in place of memory; a repeated string
+   * instruction does one step. True: done, registers are as after it. False when the hook refused or the instruction faulted:
+   * registers are as before.
    */
-  runWithStoreHook(va: number, hook: StoreHook): VmExitReason {
+  executeWithStoreHook(va: number, hook: StoreHook): boolean {
     const ctx = this.ctx;
-    this.#hook = hook;
+    const saved = this.#registers;
+    saved.set(this.#registerBytes);
+    let stored = false;
+    this.#hook = (offset, bytes) => {
+      const lo = ctx.lo(CTX.scratch);
+      stored = hook(offset, bytes, bytes === 1 ? lo & 0xff : bytes === 2 ? lo & 0xffff : lo, bytes > 4 ? ctx.hi(CTX.scratch) : 0);
+    };
     ctx.setNum(CPU.hookPage, Math.floor(va / 4096) * 4096);
     this.#core.invalidate_page(ctx.base, va);
+    // The trap flag makes repetitions stop after one step.
+    ctx.rflags |= RFLAGS.TF;
     const record = this.#code.single();
     let reason: VmExitReason = VMEXIT.exception;
     if (record !== 0) reason = this.#core.run(ctx.base, 1, record) as VmExitReason;
-    else ctx.setU32(CTX.exitReason, VMEXIT.exception);
     ctx.setNum(CPU.hookPage, -1);
+    this.#core.invalidate_page(ctx.base, va);
     this.#hook = null;
-    return reason === VMEXIT.kick ? VMEXIT.budget : reason;
+    if (stored && (reason === VMEXIT.budget || reason === VMEXIT.kick)) {
+      ctx.rflags = (ctx.rflags & ~RFLAGS.TF) | (saved[CTX.rflags + 1] & 1 ? RFLAGS.TF : 0);
+      return true;
+    }
+    this.#registerBytes.set(saved);
+    return false;
   }
 
   counters(): Record<string, number> {

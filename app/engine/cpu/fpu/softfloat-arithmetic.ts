@@ -314,6 +314,8 @@ function defineOperate(core: CoreFunctions): void {
     const [cpu, ctl, op] = [f.param(0), f.param(1), f.param(2)];
     const marks = f.let(load('i32', cpu, FP.a + SLOT.cls).or(load('i32', cpu, FP.b + SLOT.cls).and(op.ne(8).select(i32(-1), i32(0)))));
     const result = f.local(I32);
+    const earlier = f.let(load('i32', cpu, FP.flags));
+    f.store('i32', cpu, i32(0), FP.flags);
     const call = (name: string, ...args: Expr[]): Expr => callExpr(I32, core.index(name), [cpu, ...args]);
     const swap = (): void => {
       for (const [field, form] of [[SLOT.sign, 'i64'], [SLOT.sig, 'i64'], [SLOT.cls, 'i32']] as const) {
@@ -344,6 +346,7 @@ function defineOperate(core: CoreFunctions): void {
     });
     // Invalid operations and divisions by zero come before denormal operands.
     f.if(marks.and(CLS.denormal).ne(0).and(load('i32', cpu, FP.flags).and(EXC.IE | EXC.ZE).eqz()), () => raise(f, cpu, EXC.DE));
+    raise(f, cpu, earlier);
     f.return(result);
   });
 }

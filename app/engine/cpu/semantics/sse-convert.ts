@@ -2,15 +2,15 @@
 /**
  * SSE conversions among single, double and signed integers, and ROUNDSS to ROUNDPD (Intel SDM volume 2).
  *
- * Conversions that use MMX registers enter MMX state: TOP 0, every tag valid; a register written gets exponent and sign all ones.
+ * Conversions that read or write an MMX register enter MMX state, also when they then report #XM; those from memory do not.
  */
-import { CTX } from '../../memory/vcpu-context.ts';
 import { type Expr, F32, I32, I64, i32, i64, operator, V128, v128 } from '../../wasm/expr.ts';
 import type { SemContext, SemanticsTable } from './context.ts';
 import {
   DOUBLE, type Element, exactly, extract, fConst, isNative, isNormal, isZero, mxcsr, nativeOr, notDenormal, replace, SINGLE, vAllTrue,
   vAnd, vCompare, vConst, vOrdinary,
 } from './sse-lanes.ts';
+import { enterMmx, writeMmx } from './vector-operands.ts';
 
 /** PE is masked and set, so an inexact conversion changes no flag. */
 const inexactIsSilent = (c: SemContext): Expr => mxcsr(c).and(0x1020).eq(0x1020);
@@ -44,8 +44,8 @@ function fromInteger(c: SemContext, e: Element): void {
   const result = c.let(value.convertS(e.float as typeof F32).reinterpret());
   if (!(e.bits === 64 && bits === 32)) {
     // Exact when the magnitude fits into the significand.
-    const limit = e.bits === 64 ? i64(2 ** 53) : c.constant(bits, 2 ** 24);
-    const span = e.bits === 64 ? i64(2 ** 54) : c.constant(bits, 2 ** 25);
+    const limit = e.bits === 64 ? i64(1n << 53n) : c.constant(bits, 2 ** 24);
+    const span = e.bits === 64 ? i64(1n << 54n) : c.constant(bits, 2 ** 25);
     f.if(isNative(c).or(value.add(limit).leU(span)).eqz(), () =>
       exactly(c, () => f.set(result, c.call(`sseFromInt${e.bits}`, [c.cpu, value.extS()]))),
     );
@@ -130,20 +130,10 @@ function integersToSingles(c: SemContext): void {
   c.writeV(0, r);
 }
 
-/** What executing an instruction on MMX registers does to the x87 state. */
-function enterMmx(c: SemContext): void {
-  c.set16(CTX.ftop, i32(0));
-  c.set16(CTX.ftag, i32(0xff));
-}
-function writeMmx(c: SemContext, value: Expr): void {
-  c.writeLow(0, 64, value);
-  c.f.store('i32_16', c.vectorSlot(0), i32(0xffff), CTX.fpr + 8);
-  enterMmx(c);
-}
-
 function pairFromIntegers(c: SemContext, e: Element): void {
   const f = c.f;
   const source = c.readLow(1, 64);
+  if (!c.isMemory(1)) enterMmx(c);
   const halves = [c.let(source.wrap().extS()), c.let(source.shrS(32))];
   const lanes = halves.map((half) => {
     if (e.bits === 64) return c.let(half.convertS(e.float as typeof F32).reinterpret());
@@ -169,13 +159,14 @@ function pairFromIntegers(c: SemContext, e: Element): void {
 function pairToMmx(c: SemContext, e: Element, truncate: boolean): void {
   const source = e.bits === 64 ? c.readV(1) : c.let(operator(V128, 0xfd012, [c.readLow(1, 64)]));
   const r = c.f.local(I64);
+  enterMmx(c);
   exactly(c, () => {
     const lane = (n: number): Expr => c.call(`sseToInt${e.bits}`, [c.cpu, truncates(truncate), i32(32), extract(e, source, n)]);
     const low = lane(0);
     const high = lane(1);
     c.f.set(r, low.and(0xffff_ffff).or(high.shl(32)));
   });
-  writeMmx(c, r);
+  writeMmx(c, 0, r);
 }
 
 /** ROUNDSS and its family: `sseRound32`/`64` do one element. */
@@ -214,14 +205,8 @@ export function defineSseConvert(table: SemanticsTable): void {
   table.define('cvtpd2ps', narrowPair);
   table.define('cvtdq2ps', integersToSingles);
   table.define('cvtdq2pd', (c) => c.writeV(0, operator(V128, 0xfd0fe, [operator(V128, 0xfd012, [c.readLow(1, 64)])])));
-  table.define('cvtpi2ps', (c) => {
-    pairFromIntegers(c, SINGLE);
-    enterMmx(c);
-  });
-  table.define('cvtpi2pd', (c) => {
-    pairFromIntegers(c, DOUBLE);
-    if (!c.isMemory(1)) enterMmx(c);
-  });
+  table.define('cvtpi2ps', (c) => pairFromIntegers(c, SINGLE));
+  table.define('cvtpi2pd', (c) => pairFromIntegers(c, DOUBLE));
   for (const [e, s, p] of [[SINGLE, 'ss', 'ps'], [DOUBLE, 'sd', 'pd']] as const) {
     table.define(`round${s}`, (c) => roundScalar(c, e));
     table.define(`round${p}`, (c) => roundPacked(c, e));

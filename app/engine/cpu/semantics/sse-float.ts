@@ -271,15 +271,22 @@ function dotProduct(c: SemContext, e: Element): void {
   const a = c.readV(0);
   const name = `sseOperate${e.bits}`;
   const zero = e.bits === 32 ? i32(0) : i64(0);
-  const sum = f.local(e.integer);
+  // An unmasked exception of one step keeps the later steps from being made.
+  let terms: Expr[] = [];
   exactly(c, () => {
-    const products = Array.from({ length: e.lanes }, (_, n) =>
-      c.let(ifElse(control.and(0x10 << n), callExpr(e.integer, c.functions.index(name), [c.cpu, i32(OPERATE.mul), extract(e, a, n), extract(e, b, n)]), zero)),
-    );
-    const add = (x: Expr, y: Expr): Expr => c.call(name, [c.cpu, i32(OPERATE.add), x, y]);
-    const first = add(products[0], products[1]);
-    f.set(sum, e.lanes === 2 ? first : add(first, add(products[2], products[3])));
+    for (let n = 0; n < e.lanes; n++) {
+      const product = callExpr(e.integer, c.functions.index(name), [c.cpu, i32(OPERATE.mul), extract(e, a, n), extract(e, b, n)]);
+      terms.push(c.let(ifElse(control.and(0x10 << n), product, zero)));
+    }
   });
+  while (terms.length > 1) {
+    exactly(c, () => {
+      const sums: Expr[] = [];
+      for (let n = 0; n < terms.length; n += 2) sums.push(c.call(name, [c.cpu, i32(OPERATE.add), terms[n], terms[n + 1]]));
+      terms = sums;
+    });
+  }
+  const sum = terms[0];
   const r = f.local(V128);
   for (let n = 0; n < e.lanes; n++) f.set(r, replace(e, r, n, control.and(1 << n).select(sum, zero)));
   c.writeV(0, r);

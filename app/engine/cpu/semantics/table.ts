@@ -1,12 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 /** All instruction meanings, and the core functions they call. */
+import { defineSoftFloat } from '../fpu/softfloat.ts';
 import type { CoreFunctions, HostFunction } from '../functions.ts';
 import { defineAlu } from './alu.ts';
 import { SemanticsTable } from './context.ts';
 import { defineControl } from './control.ts';
 import { defineFlags } from './flags.ts';
+import { defineFxState } from './fx-state.ts';
 import { defineIntegerCore } from './integer-core.ts';
 import { defineShifts } from './shift.ts';
+import { defineSseInteger } from './sse-integer.ts';
+import { defineSseMove } from './sse-move.ts';
+import { defineSseShuffle } from './sse-shuffle.ts';
+import { defineSseString, defineSseStringCore } from './sse-string.ts';
+import { defineSseFloat } from './sse-float.ts';
 import { defineStrings } from './string.ts';
 import { defineSystem } from './system.ts';
 
@@ -17,6 +24,12 @@ export function semanticsTable(): SemanticsTable {
   defineControl(table);
   defineStrings(table);
   defineSystem(table);
+  defineSseMove(table);
+  defineSseInteger(table);
+  defineSseShuffle(table);
+  defineSseString(table);
+  defineFxState(table);
+  defineSseFloat(table);
   return table;
 }
 
@@ -24,6 +37,8 @@ export function semanticsTable(): SemanticsTable {
 export function defineCoreFunctions(core: CoreFunctions): void {
   defineFlags(core);
   defineIntegerCore(core);
+  defineSseStringCore(core);
+  defineSoftFloat(core);
 }
 
 /** Host functions that semantics call, besides those on segments. */
