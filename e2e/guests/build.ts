@@ -83,7 +83,9 @@ function main(): number {
         console.error(`guests: ${guest.name}.elf has ${built.length} bytes, more than ${SIZE_LIMIT_BYTES}`);
         status = 1;
       } else if (checking) {
-        console.log(`guests: ${guest.name}.elf ${same ? 'is what its source gives' : 'DIFFERS from what its source gives: run e2e/guests/build.ts'}`);
+        console.log(
+          `guests: ${guest.name}.elf ${same ? 'is what its source gives' : 'DIFFERS from what its source gives: run e2e/guests/build.ts'}`,
+        );
         if (!same) status = 1;
       } else {
         if (!same) writeFileSync(path, built);
