@@ -1,4 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The engine's only door: whatever the application uses of the engine is exported here and nowhere else. */
 export * from './boot/index.ts';
-export type { AbortSignalLike, DecompressError, Decompressors, HostCompression } from './host/decompress.ts';
+export type { AbortSignalLike, DecompressError, HostCompression } from './host/decompress.ts';
+export { PvConsole, type AttachOptions, type ConsoleAttachment, type ConsoleSink } from './backends/console/index.ts';
+export type { Clock } from './host/clock.ts';
+export type { Decompressors } from './host/decompress.ts';
+export type { Entropy } from './host/entropy.ts';
+export { type Log, type LogLevel, silentLog } from './host/log.ts';
+export type { EngineThread, ThreadHost } from './host/thread.ts';
+export type { MachineConfig, MachineEnd, MachineError, MachineStats } from './machine/config.ts';
+export { createMachine, MAX_MEMORY_MIB, type MachinePorts, MIN_MEMORY_MIB } from './machine/machine.ts';
+export type { Machine } from './machine/machine-api.ts';
+export { runVcpuThread, type VcpuThreadReport, type VcpuThreadStart } from './machine/vcpu-thread.ts';

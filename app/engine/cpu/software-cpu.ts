@@ -171,7 +171,8 @@ export class SoftwareVcpu implements Vcpu {
 
   run(budget: number): VmExitReason {
     const ctx = this.ctx;
-    ctx.setNum(CTX.ripPage, Math.floor(ctx.rip / 4096) * 4096);
+    // The owner may have changed the code segment.
+    setCodeBits(ctx, ctx.u32(CTX.codeBits));
     if ((ctx.rflags & RFLAGS.TF) === 0) {
       const reason = this.#core.run(ctx.base, budget, 0) as VmExitReason;
       if (reason === VMEXIT.kick) ctx.takeKick();

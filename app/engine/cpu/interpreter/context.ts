@@ -285,6 +285,9 @@ export class InterpreterContext extends SemContext {
   #rip(): Expr {
     return this.get64(CTX.ripPage).add(load('i64_16u', this.#rec, RECORD.pageOffset));
   }
+  thisRip(): Expr {
+    return this.let(this.#rip());
+  }
   nextRip(): Expr {
     return this.let(this.#rip().add(load('i64_8u', this.#rec, RECORD.length)));
   }

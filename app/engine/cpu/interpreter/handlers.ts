@@ -56,6 +56,8 @@ function widthOf(width: Width, form: Form): number {
 function canonicalName(form: Form): string | null {
   const { row } = form;
   if (form.mode !== 64 || form.addressSize !== 64 || form.lock) return null;
+  // Branches have their size from the mode, not from an operand.
+  if (row.attributes.has('f64') && form.operandSize !== 64) return null;
   if (row.attributes.has('rep') || (form.addressing !== ADDRESS.none && form.addressing !== ADDRESS.a64)) return null;
   if (row.operands.length === 0) return row.name === 'cbw' || row.name === 'cwd' ? `${row.name}:${form.operandSize}` : `${row.name}:`;
   const parts = row.operands.map((operand) => {

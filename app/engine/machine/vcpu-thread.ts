@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+/**
+ * What a vCPU thread does from its first to its last moment: it makes its view of the domain over the VM's shared memory, loads the start
+ * state, and runs the guest until the domain ends.
+ */
+import type { Accelerator } from '../accel/accelerator.ts';
+import { softwareCpu } from '../cpu/software-cpu.ts';
+import type { Clock } from '../host/clock.ts';
+import { Domain } from '../hypervisor/domain.ts';
+import { PV_POLICY } from '../hypervisor/cpuid-policy.ts';
+import { PvMmu } from '../hypervisor/mm/pv-mmu.ts';
+import { runVcpu } from '../hypervisor/run-loop.ts';
+import { REQUEST_PAUSE, STATE } from '../hypervisor/shared-state.ts';
+import type { StatsReport } from '../hypervisor/stats.ts';
+import { loadFlatKernelSegments } from '../hypervisor/traps/segments.ts';
+import { GuestMemory } from '../memory/guest-memory.ts';
+import type { MemoryShape } from '../memory/layout.ts';
+import type { Mfn } from '../memory/frames.ts';
+import { CTX, REG, SEGREG, type VcpuContext } from '../memory/vcpu-context.ts';
+import type { PvStartRegisters } from '../boot/index.ts';
+
+/** Sent to the thread; plain data. */
+export interface VcpuThreadStart {
+  readonly memory: WebAssembly.Memory;
+  readonly shape: MemoryShape;
+  readonly vcpuId: number;
+  readonly domid: number;
+  readonly uuid: Uint8Array;
+  readonly accel: string;
+  readonly registers: PvStartRegisters;
+  readonly root: Mfn;
+}
+
+/** The thread's last word. */
+export interface VcpuThreadReport {
+  readonly stats: StatsReport;
+  readonly cpu: Record<string, number>;
+  readonly memory: Record<string, number>;
+}
+
+const CR0_PV = 0x8005_0033;
+const CR4_PV = 0x660;
+/** SCE, LME, LMA, NXE. */
+const EFER_PV = 0xd01;
+const USER_CPL = 3;
+
+function accelerator(name: string): Accelerator {
+  if (name === softwareCpu.name) return softwareCpu;
+  throw new Error(`there is no accelerator ${name}`);
+}
+
+export function runVcpuThread(start: VcpuThreadStart, ports: { readonly clock: Clock }): VcpuThreadReport {
+  const memory = new GuestMemory(start.shape, start.memory);
+  const mmu = new PvMmu({ memory, domId: start.domid });
+  const domain = new Domain({
+    memory,
+    accelerator: accelerator(start.accel),
+    mmu,
+    clock: ports.clock,
+    config: { cpuid: PV_POLICY, uuid: start.uuid },
+    vcpuId: start.vcpuId,
+  });
+  const { vcpu } = domain;
+  loadStartRegisters(vcpu.ctx, start.registers);
+  const attached = mmu.attachStartState(vcpu, { kernelRoot: start.root, pinned: [start.root] });
+  if (attached !== 0) throw new Error(`the hypervisor refuses the domain builder's page tables (error ${attached})`);
+  vcpu.vcpu.enterSpace(0);
+  const { state } = domain;
+  for (;;) {
+    const end = runVcpu(domain);
+    if (end !== 'paused') break;
+    // Resuming clears the bit and kicks.
+    while ((state.get(STATE.request) & REQUEST_PAUSE) !== 0) {
+      vcpu.ctx.waitForKick(1000);
+      vcpu.ctx.takeKick();
+    }
+  }
+  return { stats: vcpu.stats.report(), cpu: vcpu.vcpu.counters(), memory: mmu.counters() };
+}
+
+/** Start of day of a PV vCPU (xen public/xen.h): everything is zero but this. */
+function loadStartRegisters(ctx: VcpuContext, registers: PvStartRegisters): void {
+  ctx.rip = registers.rip;
+  ctx.setGpr(REG.rsp, registers.rsp);
+  ctx.setGpr(REG.rsi, registers.rsi);
+  ctx.rflags = registers.rflags | 2;
+  loadFlatKernelSegments(ctx);
+  for (const segment of [SEGREG.es, SEGREG.ds, SEGREG.fs, SEGREG.gs]) ctx.setSegment(segment, 0, 0, 0, 0);
+  ctx.setU32(CTX.cpl, USER_CPL);
+  ctx.setLoHi(CTX.cr0, CR0_PV, 0);
+  ctx.setLoHi(CTX.cr4, CR4_PV, 0);
+  ctx.setLoHi(CTX.efer, EFER_PV, 0);
+  ctx.setLoHi(CTX.xcr0, 1, 0);
+  ctx.setLoHi(CTX.dr + 6 * 8, 0xffff_0ff0, 0);
+  ctx.setLoHi(CTX.dr + 7 * 8, 0x400, 0);
+  ctx.setU16(CTX.fcw, 0x37f);
+  ctx.setU32(CTX.mxcsr, 0x1f80);
+}

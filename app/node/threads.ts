@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The engine's threads over Node's worker threads. */
+import { Worker } from 'node:worker_threads';
+import type { EngineThread, ThreadHost } from '../engine/index.ts';
+
+export const nodeThreads: ThreadHost = {
+  startVcpu: (data): EngineThread => {
+    const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { workerData: data });
+    const done = new Promise((resolve, reject) => {
+      worker.once('message', resolve);
+      worker.once('error', reject);
+      worker.once('exit', (code) => reject(new Error(`the vCPU thread ended with status ${code}`)));
+    });
+    // The owner may look at `done` late; an early failure must not count as unhandled.
+    done.catch(() => {});
+    return {
+      done,
+      terminate: async () => {
+        await worker.terminate();
+      },
+    };
+  },
+};
