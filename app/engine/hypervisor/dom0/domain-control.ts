@@ -42,9 +42,10 @@ export class DomainControl {
   pause(): void {
     this.#request(REQUEST_PAUSE);
   }
-  /** Takes a pause back. The owner of each vCPU thread calls its run loop again. */
+  /** Takes a pause back and wakes the vCPU threads, whose owners call their run loops again. */
   resume(): void {
     Atomics.and(this.#state.i32, this.#state.word(STATE.request), ~REQUEST_PAUSE);
+    this.#state.kickAll();
   }
   /** Asks the vCPU threads to end for good. */
   stop(): void {

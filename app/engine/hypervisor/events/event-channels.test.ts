@@ -3,9 +3,24 @@ import { beforeEach, describe, expect, it } from 'vitest';
 import { VMEXIT } from '../../accel/accelerator.ts';
 import { CTX } from '../../memory/vcpu-context.ts';
 import {
-  EVTCHNOP_alloc_unbound, EVTCHNOP_bind_interdomain, EVTCHNOP_bind_ipi, EVTCHNOP_bind_pirq, EVTCHNOP_bind_vcpu, EVTCHNOP_bind_virq, EVTCHNOP_close,
-  EVTCHNOP_expand_array, EVTCHNOP_init_control, EVTCHNOP_reset, EVTCHNOP_send, EVTCHNOP_set_priority, EVTCHNOP_status, EVTCHNOP_unmask, FIFO_BUSY,
-  FIFO_LINKED, FIFO_MASKED, FIFO_PENDING,
+  EVTCHNOP_alloc_unbound,
+  EVTCHNOP_bind_interdomain,
+  EVTCHNOP_bind_ipi,
+  EVTCHNOP_bind_pirq,
+  EVTCHNOP_bind_vcpu,
+  EVTCHNOP_bind_virq,
+  EVTCHNOP_close,
+  EVTCHNOP_expand_array,
+  EVTCHNOP_init_control,
+  EVTCHNOP_reset,
+  EVTCHNOP_send,
+  EVTCHNOP_set_priority,
+  EVTCHNOP_status,
+  EVTCHNOP_unmask,
+  FIFO_BUSY,
+  FIFO_LINKED,
+  FIFO_MASKED,
+  FIFO_PENDING,
 } from '../abi/event-channel.ts';
 import { __HYPERVISOR_event_channel_op, DOMID_SELF, SHARED_INFO, VIRQ_DEBUG, VIRQ_TIMER } from '../abi/xen.ts';
 import { Dom0Events } from '../dom0/dom0-events.ts';
@@ -28,7 +43,8 @@ const bindVirq = (m: FakeMachine, virq: number, vcpu = 0): { rc: number; port: n
 };
 const bindIpi = (m: FakeMachine, vcpu = 0): number => op(m, EVTCHNOP_bind_ipi, vcpu).out[1];
 const info = (m: FakeMachine): number => m.domain.vcpu.info;
-const pendingWord = (m: FakeMachine, port: number): number => m.state.i32[((m.state.sharedInfo + SHARED_INFO.evtchnPending) >>> 2) + (port >>> 5)];
+const pendingWord = (m: FakeMachine, port: number): number =>
+  m.state.i32[((m.state.sharedInfo + SHARED_INFO.evtchnPending) >>> 2) + (port >>> 5)];
 const setMask = (m: FakeMachine, port: number): void => {
   m.state.i32[((m.state.sharedInfo + SHARED_INFO.evtchnMask) >>> 2) + (port >>> 5)] |= 1 << (port & 31);
 };
@@ -242,7 +258,7 @@ describe('FIFO event channels', () => {
     setWord(m, a, 0);
     poke32(m, CONTROL * 4096, 0);
     op(m, EVTCHNOP_send, b);
-    expect([head(m, 7), word(m, a), word(m, b), ready(m)]).toEqual([b, 0, (FIFO_PENDING | FIFO_LINKED) | 0, 1 << 7]);
+    expect([head(m, 7), word(m, a), word(m, b), ready(m)]).toEqual([b, 0, FIFO_PENDING | FIFO_LINKED | 0, 1 << 7]);
   });
 
   it('does not link masked events; unmask links them', () => {
@@ -250,9 +266,9 @@ describe('FIFO event channels', () => {
     const a = bindIpi(m);
     setWord(m, a, FIFO_MASKED);
     op(m, EVTCHNOP_send, a);
-    expect([word(m, a), ready(m)]).toEqual([(FIFO_PENDING | FIFO_MASKED) | 0, 0]);
+    expect([word(m, a), ready(m)]).toEqual([FIFO_PENDING | FIFO_MASKED | 0, 0]);
     op(m, EVTCHNOP_unmask, a);
-    expect([word(m, a), ready(m)]).toEqual([(FIFO_PENDING | FIFO_LINKED) | 0, 1 << 7]);
+    expect([word(m, a), ready(m)]).toEqual([FIFO_PENDING | FIFO_LINKED | 0, 1 << 7]);
   });
 
   it('keeps an event for a port that the array does not reach yet, and events of the 2-level time', () => {

@@ -1,8 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 import { beforeEach, describe, expect, it } from 'vitest';
 import {
-  GNTTABOP_copy, GNTTABOP_get_status_frames, GNTTABOP_get_version, GNTTABOP_map_grant_ref, GNTTABOP_query_size, GNTTABOP_set_version, GNTTABOP_setup_table,
-  GNTTABOP_swap_grant_ref, GTF_permit_access, GTF_reading, GTF_readonly, GTF_sub_page, GTF_writing,
+  GNTTABOP_copy,
+  GNTTABOP_get_status_frames,
+  GNTTABOP_get_version,
+  GNTTABOP_map_grant_ref,
+  GNTTABOP_query_size,
+  GNTTABOP_set_version,
+  GNTTABOP_setup_table,
+  GNTTABOP_swap_grant_ref,
+  GTF_permit_access,
+  GTF_reading,
+  GTF_readonly,
+  GTF_sub_page,
+  GTF_writing,
 } from '../abi/grant-table.ts';
 import { __HYPERVISOR_grant_table_op, DOMID_SELF } from '../abi/xen.ts';
 import { reportCodeWrites } from '../code-writes.ts';
@@ -63,8 +74,7 @@ describe('grant_table_op', () => {
 
   it('continues long lists without losing its place', () => {
     for (let i = 0; i < 300; i++) poke32(m, 0x8000 + i * 12, 9999, 9999, 0x7777);
-    const run = m.run;
-    run((ctx) => {
+    m.run((ctx) => {
       ctx.rip = 0x5002;
       ctx.setGpr(0, NR);
       ctx.setGpr(7, GNTTABOP_swap_grant_ref);
@@ -82,7 +92,20 @@ describe('grant_table_op', () => {
     poke(m, 0x6100, 0x1122_3344_5566_7788n);
     grantV1(9, GTF_permit_access, DOMID, 7);
     const header = (source: number, sourceOffset: number, target: number, targetOffset: number, length: number, op: number): void =>
-      poke32(m, ARG, source, 0, (sourceOffset << 16) | DOMID_SELF, 0, target, 0, (targetOffset << 16) | DOMID_SELF, 0, (op << 16) | length, 0);
+      poke32(
+        m,
+        ARG,
+        source,
+        0,
+        (sourceOffset << 16) | DOMID_SELF,
+        0,
+        target,
+        0,
+        (targetOffset << 16) | DOMID_SELF,
+        0,
+        (op << 16) | length,
+        0,
+      );
     header(6, 0x100, 9, 0x20, 8, 2);
     expect(m.call(NR, GNTTABOP_copy, ARG, 1)).toBe(0);
     expect(peek32(m, ARG + 36) & 0xffff).toBe(0);

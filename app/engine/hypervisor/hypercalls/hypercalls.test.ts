@@ -105,7 +105,12 @@ describe('multicall', () => {
       return hypercallStep(ctx, xen.__HYPERVISOR_multicall, [ARG, 600]);
     });
     const { ctx } = m.cpu;
-    expect([ctx.rip, ctx.gpr(REG.rax), ctx.gpr(REG.rdi), ctx.gpr(REG.rsi)]).toEqual([0x5000, xen.__HYPERVISOR_multicall, ARG + 512 * 64, 88]);
+    expect([ctx.rip, ctx.gpr(REG.rax), ctx.gpr(REG.rdi), ctx.gpr(REG.rsi)]).toEqual([
+      0x5000,
+      xen.__HYPERVISOR_multicall,
+      ARG + 512 * 64,
+      88,
+    ]);
     expect([result(m, 511), result(m, 512)]).toEqual([0n, 0x7777n]);
   });
 });
@@ -115,10 +120,14 @@ describe('processor state', () => {
     const m = fakeMachine();
     const call = (which: number, base: number): number => m.call(xen.__HYPERVISOR_set_segment_base, which, base);
     expect([call(0, 0x1000), call(1, 0x2000), call(2, -0x3000), call(4, 0), call(0, 2 ** 47)]).toEqual([0, 0, 0, -22, -22]);
-    expect([m.cpu.ctx.segBase(SEGREG.fs), m.cpu.ctx.num(CTX.kernelGsBase), m.cpu.ctx.segBase(SEGREG.gs)]).toEqual([0x1000, 0x2000, -0x3000]);
+    expect([m.cpu.ctx.segBase(SEGREG.fs), m.cpu.ctx.num(CTX.kernelGsBase), m.cpu.ctx.segBase(SEGREG.gs)]).toEqual([
+      0x1000, 0x2000, -0x3000,
+    ]);
     m.cpu.selectors.set(0x63, 0xcafe_0000);
     expect(call(3, 0x60)).toBe(0);
-    expect([m.cpu.ctx.selector(SEGREG.gs), m.cpu.ctx.num(CTX.kernelGsBase), m.cpu.ctx.segBase(SEGREG.gs)]).toEqual([0x63, 0xcafe_0000, -0x3000]);
+    expect([m.cpu.ctx.selector(SEGREG.gs), m.cpu.ctx.num(CTX.kernelGsBase), m.cpu.ctx.segBase(SEGREG.gs)]).toEqual([
+      0x63, 0xcafe_0000, -0x3000,
+    ]);
     expect(call(3, 0x99)).toBe(0);
     expect([m.cpu.ctx.selector(SEGREG.gs), m.cpu.ctx.num(CTX.kernelGsBase)]).toEqual([0, 0]);
   });
@@ -153,9 +162,21 @@ describe('processor state', () => {
       poke(m, ARG, type | (flags << 16), address);
       return m.call(xen.__HYPERVISOR_callback_op, 0, ARG);
     };
-    expect([register(0, 0, 0x1000), register(1, 1, 0x2000), register(2, 1, 0x3000), register(5, 0, 0x4000), register(7, 0, 0x5000)]).toEqual([0, 0, 0, 0, 0]);
+    expect([
+      register(0, 0, 0x1000),
+      register(1, 1, 0x2000),
+      register(2, 1, 0x3000),
+      register(5, 0, 0x4000),
+      register(7, 0, 0x5000),
+    ]).toEqual([0, 0, 0, 0, 0]);
     const { event, failsafe, syscall, sysenter, syscall32 } = m.domain.vcpu;
-    expect([event.address, failsafe.maskEvents, syscall.maskEvents, sysenter.address, syscall32.address]).toEqual([0x1000, true, true, 0x4000, 0x5000]);
+    expect([event.address, failsafe.maskEvents, syscall.maskEvents, sysenter.address, syscall32.address]).toEqual([
+      0x1000,
+      true,
+      true,
+      0x4000,
+      0x5000,
+    ]);
     expect([register(3, 0, 0), register(6, 0, 0), register(0, 0, 2n ** 47n)]).toEqual([-22, -38, -22]);
     poke32(m, ARG, 5);
     expect(m.call(xen.__HYPERVISOR_callback_op, 1, ARG)).toBe(0);
@@ -180,7 +201,20 @@ describe('processor state', () => {
 const hostile = fc.oneof(
   { weight: 4, arbitrary: fc.integer({ min: 0, max: 40 }) },
   { weight: 4, arbitrary: fc.integer({ min: 0, max: 64 * 4096 + 64 }) },
-  fc.constantFrom(-1, 0x7fff_ffff, 0xffff_ffff, 2 ** 47 - 8, 2 ** 47, -(2 ** 47), -(2 ** 47) + 2 ** 43 - 4, -8, 2 ** 52, 2 ** 60, -(2 ** 62), 0x7ff0),
+  fc.constantFrom(
+    -1,
+    0x7fff_ffff,
+    0xffff_ffff,
+    2 ** 47 - 8,
+    2 ** 47,
+    -(2 ** 47),
+    -(2 ** 47) + 2 ** 43 - 4,
+    -8,
+    2 ** 52,
+    2 ** 60,
+    -(2 ** 62),
+    0x7ff0,
+  ),
   fc.integer(),
 );
 
@@ -204,7 +238,9 @@ describe('hostile guests', () => {
               ctx.rip = 0x5002;
               return hypercallStep(ctx, number, args);
             });
-            expect(Number.isInteger(m.cpu.ctx.gpr(REG.rax)) || number === xen.__HYPERVISOR_iret || number === xen.__HYPERVISOR_get_debugreg).toBe(true);
+            expect(
+              Number.isInteger(m.cpu.ctx.gpr(REG.rax)) || number === xen.__HYPERVISOR_iret || number === xen.__HYPERVISOR_get_debugreg,
+            ).toBe(true);
           }
         },
       ),
@@ -217,24 +253,27 @@ describe('hostile guests', () => {
 
   it('random exits never throw', () => {
     fc.assert(
-      fc.property(fc.array(fc.tuple(fc.integer({ min: 0, max: 7 }), fc.integer({ min: 0, max: 40 }), hostile, hostile), { maxLength: 8 }), (exits) => {
-        const m = fakeMachine();
-        m.cpu.ctx.setGpr(REG.rsp, 0x8000);
-        m.domain.vcpu.userRoot = 3 as never;
-        m.domain.vcpu.kernelSp = 0x9000;
-        for (let v = 0; v < 256; v++) m.domain.vcpu.traps.set(v, v & 7, 0xe033, 0x5000 + v);
-        m.run(
-          ...exits.map(([reason, vector, rip, reg]) => (ctx: FakeMachine['cpu']['ctx']) => {
-            ctx.rip = rip;
-            ctx.setGpr(vector & 15, reg);
-            ctx.setU32(CTX.exitVector, vector);
-            ctx.setU32(CTX.exitHasError, vector & 1);
-            ctx.setU32(CTX.exitError, reg >>> 0);
-            ctx.setU32(CTX.exitLength, 2);
-            return reason as 0;
-          }),
-        );
-      }),
+      fc.property(
+        fc.array(fc.tuple(fc.integer({ min: 0, max: 7 }), fc.integer({ min: 0, max: 40 }), hostile, hostile), { maxLength: 8 }),
+        (exits) => {
+          const m = fakeMachine();
+          m.cpu.ctx.setGpr(REG.rsp, 0x8000);
+          m.domain.vcpu.userRoot = 3 as never;
+          m.domain.vcpu.kernelSp = 0x9000;
+          for (let v = 0; v < 256; v++) m.domain.vcpu.traps.set(v, v & 7, 0xe033, 0x5000 + v);
+          m.run(
+            ...exits.map(([reason, vector, rip, reg]) => (ctx: FakeMachine['cpu']['ctx']) => {
+              ctx.rip = rip;
+              ctx.setGpr(vector & 15, reg);
+              ctx.setU32(CTX.exitVector, vector);
+              ctx.setU32(CTX.exitHasError, vector & 1);
+              ctx.setU32(CTX.exitError, reg >>> 0);
+              ctx.setU32(CTX.exitLength, 2);
+              return reason as 0;
+            }),
+          );
+        },
+      ),
       { numRuns: 500, seed: 4711 },
     );
   });
@@ -249,4 +288,3 @@ describe('hostile guests', () => {
     expect(m.state.lifecycle).toBe(LIFECYCLE.crashed);
   });
 });
-

@@ -5,7 +5,16 @@
  * Virtual addresses are identity-mapped to guest memory (kernel and user alike); single pages can be made missing or read-only. A script
  * step sets registers and exit fields and returns the exit reason, as an accelerator would. When the script is over the domain stops.
  */
-import { ACCESS, type Accelerator, SPACE, type Space, type Vcpu, type VcpuHost, VMEXIT, type VmExitReason } from '../../accel/accelerator.ts';
+import {
+  ACCESS,
+  type Accelerator,
+  SPACE,
+  type Space,
+  type Vcpu,
+  type VcpuHost,
+  VMEXIT,
+  type VmExitReason,
+} from '../../accel/accelerator.ts';
 import type { Clock } from '../../host/clock.ts';
 import { type Mfn, mfn, PAGE_SIZE } from '../../memory/frames.ts';
 import { GuestMemory } from '../../memory/guest-memory.ts';
@@ -259,7 +268,7 @@ const ARGUMENTS = [REG.rdi, REG.rsi, REG.rdx, REG.r10, REG.r8, REG.r9];
 /** A SYSCALL in kernel mode. */
 export function hypercallStep(ctx: VcpuContext, number: number, args: readonly number[]): VmExitReason {
   ctx.setGpr(REG.rax, number);
-  args.forEach((value, i) => ctx.setGpr(ARGUMENTS[i], value));
+  for (const [i, value] of args.entries()) ctx.setGpr(ARGUMENTS[i], value);
   ctx.setU32(CTX.exitLength, 2);
   return VMEXIT.syscall;
 }
@@ -283,7 +292,7 @@ export function words(machine: FakeMachine, va: number, count: number): bigint[]
 export function poke(machine: FakeMachine, va: number, ...values: (number | bigint)[]): void {
   const bytes = new Uint8Array(values.length * 8);
   const view = new DataView(bytes.buffer);
-  values.forEach((value, i) => view.setBigInt64(i * 8, BigInt(value), true));
+  for (const [i, value] of values.entries()) view.setBigInt64(i * 8, BigInt(value), true);
   machine.memory.write(va, bytes);
 }
 
@@ -291,7 +300,7 @@ export function poke(machine: FakeMachine, va: number, ...values: (number | bigi
 export function poke32(machine: FakeMachine, va: number, ...values: number[]): void {
   const bytes = new Uint8Array(values.length * 4);
   const view = new DataView(bytes.buffer);
-  values.forEach((value, i) => view.setUint32(i * 4, value >>> 0, true));
+  for (const [i, value] of values.entries()) view.setUint32(i * 4, value >>> 0, true);
   machine.memory.write(va, bytes);
 }
 
