@@ -53,28 +53,34 @@ async function decompress(
   } catch (failure) {
     return err(describe(kind, failure));
   }
+  return ok(joined(chunks, length));
+}
+
+function joined(chunks: readonly Buffer[], length: number): Uint8Array {
   const output = new Uint8Array(length);
   let at = 0;
   for (const chunk of chunks) {
     output.set(chunk, at);
     at += chunk.length;
   }
-  return ok(output);
+  return output;
 }
 
 async function peek(kind: HostCompression, bytes: Uint8Array, length: number): Promise<Result<Uint8Array, DecompressError>> {
   const decoder = createDecoder(kind, PEEK_CHUNK_BYTES, true);
-  let output = Buffer.alloc(0);
+  const chunks: Buffer[] = [];
+  let have = 0;
   decoder.end(bytes);
   try {
     for await (const chunk of decoder as AsyncIterable<Buffer>) {
-      output = Buffer.concat([output, chunk]);
-      if (output.length >= length) break;
+      chunks.push(chunk);
+      have += chunk.length;
+      if (have >= length) break;
     }
   } catch (failure) {
-    if (output.length === 0) return err(describe(kind, failure));
+    if (have === 0) return err(describe(kind, failure));
   }
-  return ok(Uint8Array.from(output.subarray(0, length)));
+  return ok(joined(chunks, have).subarray(0, length));
 }
 
 export const nodeDecompressors: Decompressors = { decompress, peek };
