@@ -83,7 +83,7 @@ export class FakeVcpu implements Vcpu {
   loadSegment(seg: number, selector: number): boolean {
     const base = this.selectors.get(selector);
     if (base === undefined && (selector & 0xfffc) !== 0) return false;
-    this.ctx.setSegment(seg, selector, base ?? 0, 0xffff_ffff, 0xc0f3);
+    this.ctx.setSegment(seg, selector, base ?? 0, 0xffff_ffff, 0xcf3);
     return true;
   }
   counters(): Record<string, number> {

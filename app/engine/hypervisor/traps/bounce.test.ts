@@ -126,7 +126,7 @@ describe('system calls and software interrupts', () => {
     m.domain.vcpu.syscall.address = handler;
     m.domain.vcpu.syscall.maskEvents = true;
     m.run((ctx) => {
-      ctx.setSegment(SEGREG.cs, 0x33, 0, 0xffff_ffff, 0xa0fb);
+      ctx.setSegment(SEGREG.cs, 0x33, 0, 0xffff_ffff, 0xafb);
       ctx.rip = 0x40_1002;
       ctx.rflags = 0x602;
       ctx.setGpr(REG.rsp, 0x7000);

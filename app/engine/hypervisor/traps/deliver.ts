@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Delivery of exceptions, software interrupts, system calls, NMIs and events to a PV guest's kernel. */
 import { CTX, REG, RFLAGS } from '../../memory/vcpu-context.ts';
-import { FLAT_RING3_CS32, VCPU_INFO } from '../abi/xen.ts';
+import { VCPU_INFO } from '../abi/xen.ts';
 import type { Callback, DomainVcpu } from '../domain-vcpu.ts';
 import { VCPU_STATE } from '../shared-state.ts';
 import { bounce, BOUNCE_ERROR_CODE, BOUNCE_MASK_EVENTS, BOUNCE_SEGMENTS, type BounceFailure } from './bounce.ts';
@@ -103,7 +103,7 @@ export function deliverSysenter(dv: DomainVcpu): BounceFailure {
   }
   ctx.rip = 0;
   ctx.setGpr(REG.rsp, 0);
-  ctx.setSegment(1, FLAT_RING3_CS32, 0, 0xffff_ffff, 0xc0fb);
+  loadFlatCode32(ctx);
   loadFlatStack(ctx);
   return enter(dv, dv.sysenter, 'SYSENTER');
 }

@@ -6,20 +6,20 @@
 import { CTX, SEGREG, type VcpuContext } from '../../memory/vcpu-context.ts';
 import { FLAT_RING3_CS32, FLAT_RING3_CS64, FLAT_RING3_SS } from '../abi/xen.ts';
 
-/** Attribute bits of a descriptor's high word, shifted down by 8: without the limit's upper nibble. */
-const ATTRIBUTE_MASK = 0xf0ff;
+/** Access rights as `SEG.attributes` holds them: bits 40..47 of a descriptor, then bits 52..55. */
+const attributesOf = (hi: number): number => ((hi >>> 8) & 0xff) | ((hi >>> 12) & 0xf00);
 const PRESENT = 0x80;
 const CODE_OR_DATA = 0x10;
 const CODE = 0x08;
 const CONFORMING = 0x04;
 const WRITABLE = 0x02;
-const LONG = 0x2000;
-const DEFAULT_BIG = 0x4000;
-const GRANULAR = 0x8000;
+const LONG = 0x200;
+const DEFAULT_BIG = 0x400;
+const GRANULAR = 0x800;
 
-const ATTRIBUTES_CS64 = 0xa0fb;
-const ATTRIBUTES_CS32 = 0xc0fb;
-const ATTRIBUTES_DATA = 0xc0f3;
+const ATTRIBUTES_CS64 = 0xafb;
+const ATTRIBUTES_CS32 = 0xcfb;
+const ATTRIBUTES_DATA = 0xcf3;
 const FLAT_LIMIT = 0xffff_ffff;
 
 /** Descriptors of the flat selectors, which stand in every guest's GDT behind its own 14 pages. */
@@ -64,7 +64,7 @@ export function loadCode(ctx: VcpuContext, selector: number, read: DescriptorRea
   const descriptor = (selector & 0xfffc) === 0 ? null : read(selector);
   if (descriptor === null) return false;
   const [lo, hi] = descriptor;
-  const attributes = (hi >>> 8) & ATTRIBUTE_MASK;
+  const attributes = attributesOf(hi);
   if ((attributes & (PRESENT | CODE_OR_DATA | CODE)) !== (PRESENT | CODE_OR_DATA | CODE)) return false;
   const dpl = (attributes >>> 5) & 3;
   if ((attributes & CONFORMING) === 0 && dpl !== 3) return false;
@@ -83,7 +83,7 @@ export function loadStack(ctx: VcpuContext, selector: number, read: DescriptorRe
   const descriptor = (selector & 0xfffc) === 0 ? null : read(selector);
   if (descriptor === null) return false;
   const [lo, hi] = descriptor;
-  const attributes = (hi >>> 8) & ATTRIBUTE_MASK;
+  const attributes = attributesOf(hi);
   if ((attributes & (PRESENT | CODE_OR_DATA | CODE | WRITABLE)) !== (PRESENT | CODE_OR_DATA | WRITABLE)) return false;
   if (((attributes >>> 5) & 3) !== 3) return false;
   ctx.setSegment(SEGREG.ss, selector, descriptorBase(lo, hi), descriptorLimit(lo, hi), attributes);
@@ -96,5 +96,5 @@ export function descriptorBase(lo: number, hi: number): number {
 
 export function descriptorLimit(lo: number, hi: number): number {
   const limit = (hi & 0x000f_0000) | (lo & 0xffff);
-  return ((hi >>> 8) & GRANULAR) !== 0 ? ((limit << 12) | 0xfff) >>> 0 : limit;
+  return (attributesOf(hi) & GRANULAR) !== 0 ? ((limit << 12) | 0xfff) >>> 0 : limit;
 }
