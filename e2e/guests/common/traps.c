@@ -20,7 +20,9 @@ void trap_entry(struct regs *regs) {
   if (regs->vector == TRAP_event) {
     vcpu->evtchn_upcall_pending = 0;
     barrier();
+    // Nobody listens: take the selector all the same, or its set bit would hold back the next event.
     if (event_hook) event_hook();
+    else vcpu->evtchn_pending_sel = 0;
     return;
   }
   last_trap.count++;

@@ -66,8 +66,8 @@ void events_allow(void) {
 void events_start(void) {
   events_block();
   event_hook = on_upcall;
-  events_allow();
-  events_block();
+  vcpu->evtchn_upcall_pending = 0;
+  on_upcall(); // whatever was left
   for (u32 i = 0; i < PORTS; i++) fired[i] = 0;
   upcalls = 0;
 }

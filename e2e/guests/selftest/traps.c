@@ -41,9 +41,11 @@ void test_exceptions(void) {
   EXPECT(last_trap.regs.vector == 13 || last_trap.regs.vector == 11);
 }
 
-// QEMU 7.2 (TCG) reports n * 16 + 2 for a forbidden INT n, and then a real Xen on it cannot tell which vector was meant.
+// QEMU 7.2 (TCG) reports n * 16 + 2 for a forbidden INT n, and then a real Xen on it cannot tell which vector was meant. Only an initial domain,
+// or a guest told so by `tolerate=int-errors`, looks whether it runs on such a processor; otherwise a wrong code is the hypervisor's fault.
 bool int_errors_sound(void) {
-  if (!is_initial_domain()) return true;
+  const char *tolerate = option("tolerate");
+  if (!is_initial_domain() && !(tolerate && starts_with(tolerate, "int-errors"))) return true;
   TRY("int $0x82", "r"(0UL));
   return last_trap.regs.vector == 13 && last_trap.regs.error == 0x82 * 8 + 2;
 }
