@@ -13,6 +13,8 @@
  *
  * @abi cpuid 0x0 — vendor and highest leaf
  * @abi cpuid 0x1 — family, model, features (masked for PV)
+ * @abi cpuid 0x2 — points to leaf 4
+ * @abi cpuid 0x4 — caches
  * @abi cpuid 0x7 — FSGSBASE, ERMS, FSRM, RDPID, speculation controls
  * @abi cpuid 0xd — XSAVE area for x87 and SSE
  * @abi cpuid 0x80000000..0x80000008 — brand, NX, RDTSCP, LM, invariant TSC, address sizes
@@ -63,6 +65,15 @@ const EXT1_EDX = bits(11, 20, 27, 29);
 const EXT1_EDX_AMD = bits(0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24);
 /** Bytes of an XSAVE area: legacy region and header. */
 const XSAVE_BYTES = 576;
+/** Leaf 4 by subleaf, as EAX (type, level, self-initializing), EBX (line, ways), ECX (sets): L1 data, L1 instruction, L2, L3. */
+const CACHES: readonly (readonly [number, number, number])[] = [
+  [0x121, (7 << 22) | 63, 63],
+  [0x122, (7 << 22) | 63, 63],
+  [0x143, (7 << 22) | 63, 511],
+  [0x163, (15 << 22) | 63, 8191],
+];
+/** Leaf 2: caches are described by leaf 4. */
+const LEAF2_EAX = 0xff01;
 const MAX_LEAF = 0xd;
 const MAX_EXT_LEAF = 0x8000_0008;
 export const XEN_LEAF_BASE = 0x4000_0000;
@@ -92,6 +103,12 @@ function basicLeaf(policy: CpuidPolicy, vcpu: number, leaf: number, subleaf: num
       out[1] = ((vcpu * 2) << 24) | (1 << 16) | (8 << 8);
       out[2] = LEAF1_ECX | (policy.rdrand ? RDRAND : 0);
       out[3] = LEAF1_EDX_COMMON | (intel ? SEP : 0);
+      return;
+    case 2:
+      if (intel) out[0] = LEAF2_EAX;
+      return;
+    case 4:
+      if (intel && subleaf < CACHES.length) out.set(CACHES[subleaf]);
       return;
     case 7:
       if (subleaf !== 0) return;

@@ -10,7 +10,7 @@ import type { Clock } from '../host/clock.ts';
 import { mfn } from '../memory/frames.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import type { VcpuContext } from '../memory/vcpu-context.ts';
-import { CTX } from '../memory/vcpu-context.ts';
+import { CTX, REG } from '../memory/vcpu-context.ts';
 import { TIME_INFO, VMASST_TYPE_runstate_update_flag } from './abi/xen.ts';
 import { cpuid, type CpuidPolicy } from './cpuid-policy.ts';
 import { crashReport, storeCrashReport } from './crash-report.ts';
@@ -113,6 +113,14 @@ export class Domain {
     if (this.ended) return;
     storeCrashReport(this.state, crashReport(this.vcpu, reason));
     this.state.end(LIFECYCLE.crashed, SHUTDOWN_crash);
+  }
+
+  /** The guest goes on after SHUTDOWN_suspend: in the same VM (the hypercall answers 1) or in a new one (0). */
+  continueAfterSuspend(cancelled: boolean): void {
+    this.vcpu.ctx.setGpr(REG.rax, cancelled ? 1 : 0);
+    this.time.writeTimeInfo(this.vcpu.id);
+    this.time.writeWallClock();
+    this.state.unend();
   }
 
   /** MOV to CR3. */

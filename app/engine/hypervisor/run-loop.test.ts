@@ -227,6 +227,16 @@ describe('the end of a domain', () => {
     expect(await ended).toEqual({ kind: 'shutdown', reason: name });
   });
 
+  it('a suspend that was cancelled answers 1 and the guest goes on', () => {
+    const m = fakeMachine();
+    poke32(m, ARG, 2);
+    m.run((ctx) => hypercallStep(ctx, __HYPERVISOR_sched_op, [2, ARG]));
+    m.domain.continueAfterSuspend(true);
+    expect(m.cpu.ctx.gpr(REG.rax)).toBe(1);
+    expect(m.run(() => VMEXIT.budget)).toBe('stopped');
+    expect(m.domain.vcpu.stats.exits[VMEXIT.budget]).toBe(1);
+  });
+
   it('SHUTDOWN_crash leaves a report with registers and stack', () => {
     const m = fakeMachine();
     poke32(m, ARG, 3);

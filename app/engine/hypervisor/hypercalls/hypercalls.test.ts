@@ -6,6 +6,9 @@ import { CTX, REG, SEGREG } from '../../memory/vcpu-context.ts';
 import * as xen from '../abi/xen.ts';
 import { LIFECYCLE } from '../shared-state.ts';
 import { type FakeMachine, fakeMachine, hypercallStep, peek32, poke, poke32, words } from '../testing/fake-machine.ts';
+import { PageWalk } from '../mm/walk.ts';
+import { handleExit } from '../run-loop.ts';
+import { FRAMES, L4, tableMachine } from '../testing/table-machine.ts';
 import { writeHypercallPage } from './hypercall-page.ts';
 
 const ARG = 0x3000;
@@ -250,6 +253,38 @@ describe('hostile guests', () => {
 
   it('random hypercalls never throw', () => storm(() => fakeMachine(), 300));
   it('nor with two vCPUs', () => storm(() => fakeMachine({ vcpus: 2 }), 100));
+
+  it('nor with the real PV MMU, which keeps page tables unwritable', () => {
+    const mmuCalls = fc.constantFrom(1, 2, 10, 12, 13, 14, 18, 20, 24, 26, 32);
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(mmuCalls, fc.array(hostile, { minLength: 6, maxLength: 6 })), { minLength: 1, maxLength: 10 }),
+        fc.array(fc.tuple(fc.integer({ min: 0, max: 0x1fff }), hostile), { maxLength: 40 }),
+        (calls, memory) => {
+          const m = tableMachine();
+          for (const [index, value] of memory) {
+            const bytes = new Uint8Array(8);
+            new DataView(bytes.buffer).setBigInt64(0, BigInt.asIntN(64, BigInt(value)), true);
+            m.memory.write(index & ~7, bytes);
+          }
+          for (const [number, args] of calls) {
+            if (m.domain.ended) break;
+            m.cpu.ctx.setGpr(REG.rax, number);
+            hypercallStep(m.cpu.ctx, number, args);
+            const failure = handleExit(m.domain, m.domain.vcpu, VMEXIT.syscall);
+            if (failure !== null) m.domain.crash(failure);
+          }
+          const walk = new PageWalk(m.memory);
+          for (let table = L4; table < FRAMES; table++) {
+            const writable = walk.find(m.domain.vcpu.kernelRoot, table * 4096) && (walk.lo & 1) !== 0 && walk.writable;
+            const isTable = m.mmu.context.frames.typeCount(table as never) > 0 && m.mmu.context.frames.type(table as never) <= 4;
+            expect(writable && isTable && Math.floor(walk.lo / 4096) === table).toBe(false);
+          }
+        },
+      ),
+      { numRuns: 150, seed: 4711 },
+    );
+  });
 
   it('random exits never throw', () => {
     fc.assert(

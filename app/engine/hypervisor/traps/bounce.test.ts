@@ -289,3 +289,26 @@ describe('set_trap_table and stack_switch', () => {
     expect(m.domain.vcpu.kernelSp).toBe(0x9100);
   });
 });
+
+describe('SYSENTER', () => {
+  it('enters its callback with a frame of nulls, and is #GP while there is none', () => {
+    const m = machineWithTraps();
+    inUser(m);
+    m.cpu.ctx.setU32(CTX.exitLength, 2);
+    m.run((ctx) => {
+      ctx.rip = 0x40_1002;
+      return VMEXIT.sysenter;
+    });
+    expect(m.cpu.ctx.rip).toBe(handler);
+    inUser(m);
+    m.domain.vcpu.sysenter.address = handler + 0x500;
+    m.run((ctx) => {
+      ctx.rip = 0x40_1002;
+      ctx.setGpr(REG.rsp, 0x7000);
+      ctx.rflags = 0x246;
+      return VMEXIT.sysenter;
+    });
+    expect(m.cpu.ctx.rip).toBe(handler + 0x500);
+    expect(words(m, 0x9000 - 56, 7).slice(2)).toEqual([0n, 3n, 0x246n, 0n, 0xe02bn]);
+  });
+});

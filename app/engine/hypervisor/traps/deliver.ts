@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Delivery of exceptions, software interrupts, system calls, NMIs and events to a PV guest's kernel. */
-import { CTX, REG, RFLAGS } from '../../memory/vcpu-context.ts';
+import { CTX, REG, RFLAGS, SEG, SEGREG } from '../../memory/vcpu-context.ts';
 import { VCPU_INFO } from '../abi/xen.ts';
 import type { Callback, DomainVcpu } from '../domain-vcpu.ts';
 import { VCPU_STATE } from '../shared-state.ts';
@@ -32,6 +32,7 @@ export const TRAP = {
 export const PFEC = { present: 1, write: 2, user: 4, reserved: 8, fetch: 16 } as const;
 
 const CR0_TS = 8;
+const CS_SELECTOR = CTX.seg + SEGREG.cs * SEG.stride + SEG.selector;
 
 /** Delivers exception `vector`; `errorCode` is -1 when it has none. The context's RIP is what the frame shows. */
 export function deliverException(dv: DomainVcpu, vector: number, errorCode: number): BounceFailure {
@@ -94,7 +95,7 @@ export function setSyscallRegisters(dv: DomainVcpu): void {
   ctx.setLoHi(CTX.gpr + REG.r11 * 8, ctx.rflags & ~RFLAGS.RF, 0);
 }
 
-/** SYSENTER in the guest's user mode: the instruction keeps neither stack nor return address. */
+/** SYSENTER in the guest's user mode: the instruction keeps neither stack, return address nor code segment; the frame shows a null CS. */
 export function deliverSysenter(dv: DomainVcpu): BounceFailure {
   const ctx = dv.ctx;
   if (dv.sysenter.address === 0 || dv.inKernelMode) {
@@ -104,6 +105,7 @@ export function deliverSysenter(dv: DomainVcpu): BounceFailure {
   ctx.rip = 0;
   ctx.setGpr(REG.rsp, 0);
   loadFlatCode32(ctx);
+  ctx.setU16(CS_SELECTOR, 3);
   loadFlatStack(ctx);
   return enter(dv, dv.sysenter, 'SYSENTER');
 }
