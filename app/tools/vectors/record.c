@@ -9,12 +9,14 @@
  * Build: gcc -O1 -no-pie -static -o record record.c      (x86-64 Linux)
  */
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -24,8 +26,15 @@
 #define DATA_BYTES 0x4000u
 #define STACK 0x120000u
 #define STACK_BYTES 0x2000u
+/* A page of zeros that can only be read. */
+#define READ_ONLY 0x116000u
+#define READ_ONLY_BYTES 0x1000u
+/* GS has a base, so that segment overrides are seen to work. */
+#define GS_BASE 0x108000u
+#define GS_SELECTOR 7
 /* The part of each memory area that a case sets and reports. */
-#define WINDOW_BYTES 512u
+#define DATA_WINDOW_BYTES 640u
+#define STACK_WINDOW_BYTES 512u
 #define DATA_WINDOW (DATA + 0x1000 - 256)
 #define STACK_WINDOW (STACK + 0x1000 - 256)
 
@@ -33,8 +42,8 @@ struct state {
   uint64_t gpr[16];
   uint64_t rip, rflags;
   uint8_t fx[512];
-  uint8_t data[WINDOW_BYTES];
-  uint8_t stack[WINDOW_BYTES];
+  uint8_t data[DATA_WINDOW_BYTES];
+  uint8_t stack[STACK_WINDOW_BYTES];
 };
 struct input {
   uint32_t mode, length;
@@ -64,9 +73,15 @@ static int read_all(void *to, size_t bytes) {
   return 1;
 }
 
+/* Segment registers that a case may have changed; FS belongs to the C library. */
+static void load_segments(void) {
+  __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es\n\tmov %1, %%gs" ::"r"(0x2b), "r"(GS_SELECTOR));
+}
+
 static void on_signal(int number, siginfo_t *info, void *context) {
   (void)number;
   (void)info;
+  load_segments();
   ucontext_t *uc = context;
   greg_t *g = uc->uc_mcontext.gregs;
   uint8_t *fx = (uint8_t *)uc->uc_mcontext.fpregs;
@@ -78,8 +93,8 @@ static void on_signal(int number, siginfo_t *info, void *context) {
     out.state.rip = g[REG_RIP];
     out.state.rflags = g[REG_EFL];
     memcpy(out.state.fx, fx, 512);
-    memcpy(out.state.data, (void *)(uintptr_t)DATA_WINDOW, WINDOW_BYTES);
-    memcpy(out.state.stack, (void *)(uintptr_t)STACK_WINDOW, WINDOW_BYTES);
+    memcpy(out.state.data, (void *)(uintptr_t)DATA_WINDOW, DATA_WINDOW_BYTES);
+    memcpy(out.state.stack, (void *)(uintptr_t)STACK_WINDOW, STACK_WINDOW_BYTES);
     if (fwrite(&out, sizeof out, 1, stdout) != 1) _exit(3);
   }
   started = 1;
@@ -89,8 +104,10 @@ static void on_signal(int number, siginfo_t *info, void *context) {
   }
   memset((void *)(uintptr_t)CODE, 0xcc, CODE_BYTES);
   memcpy((void *)(uintptr_t)in.state.rip, in.code, in.length);
-  memcpy((void *)(uintptr_t)DATA_WINDOW, in.state.data, WINDOW_BYTES);
-  memcpy((void *)(uintptr_t)STACK_WINDOW, in.state.stack, WINDOW_BYTES);
+  memset((void *)(uintptr_t)DATA, 0, DATA_BYTES);
+  memset((void *)(uintptr_t)STACK, 0, STACK_BYTES);
+  memcpy((void *)(uintptr_t)DATA_WINDOW, in.state.data, DATA_WINDOW_BYTES);
+  memcpy((void *)(uintptr_t)STACK_WINDOW, in.state.stack, STACK_WINDOW_BYTES);
   for (int i = 0; i < 16; i++) g[order[i]] = in.state.gpr[i];
   g[REG_RIP] = in.state.rip;
   g[REG_EFL] = in.state.rflags;
@@ -123,13 +140,18 @@ int main(void) {
   map(CODE, CODE_BYTES);
   map(DATA, DATA_BYTES);
   map(STACK, STACK_BYTES);
+  map(READ_ONLY, READ_ONLY_BYTES);
+  mprotect((void *)(uintptr_t)READ_ONLY, READ_ONLY_BYTES, PROT_READ);
   stack_t alternate = {.ss_sp = malloc(1 << 18), .ss_size = 1 << 18};
   sigaltstack(&alternate, NULL);
   struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
   const int signals[] = {SIGTRAP, SIGSEGV, SIGILL, SIGFPE, SIGBUS};
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) sigaction(signals[i], &action, NULL);
-  /* Data segments for 32-bit code. */
-  __asm__ volatile("mov %0, %%ds\n\tmov %0, %%es" ::"r"(0x2b));
+  struct user_desc gs = {.base_addr = GS_BASE, .limit = 0xfffff, .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+  if (syscall(SYS_modify_ldt, 0x11, &gs, sizeof gs) != 0) {
+    perror("modify_ldt");
+    return 2;
+  }
   raise(SIGTRAP);
   return 1;
 }

@@ -7,7 +7,7 @@
  */
 
 /** Offsets in the recorder's `struct state`. */
-export const STATE = { gpr: 0, rip: 128, rflags: 136, fx: 144, data: 656, stack: 1168, bytes: 1680 } as const;
+export const STATE = { gpr: 0, rip: 128, rflags: 136, fx: 144, data: 656, stack: 1296, bytes: 1808 } as const;
 /** Offsets in the FXSAVE image (SDM volume 1, §10.5). */
 export const FX = { fcw: 0, fsw: 2, ftw: 4, mxcsr: 24, st: 32, xmm: 160 } as const;
 
@@ -17,8 +17,16 @@ export const DATA = 0x110000;
 export const DATA_BYTES = 0x4000;
 export const STACK = 0x120000;
 export const STACK_BYTES = 0x2000;
-export const WINDOW_BYTES = 512;
-/** Windows straddle a page boundary in their middle. */
+/** A page that can only be read; all zeros. */
+export const READ_ONLY = 0x116000;
+export const READ_ONLY_BYTES = 0x1000;
+/** GS is a segment with this base in 32-bit and 64-bit code alike; with it, 16-bit addresses reach the data area. */
+export const GS_BASE = 0x108000;
+export const GS_SELECTOR = 7;
+/** The part of each memory area that a case sets and reports. An XSAVE image fits into that of the data. */
+export const DATA_WINDOW_BYTES = 640;
+export const STACK_WINDOW_BYTES = 512;
+/** Windows straddle a page boundary. */
 export const DATA_WINDOW = DATA + 0x1000 - 256;
 export const STACK_WINDOW = STACK + 0x1000 - 256;
 
@@ -29,6 +37,13 @@ export class Random {
   constructor(seed: number) {
     this.#state = (Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) ^ (seed >>> 13)) | 1;
     for (let n = 0; n < 4; n++) this.u32();
+  }
+  /** Where it stands; `restore` goes back there. */
+  save(): number {
+    return this.#state;
+  }
+  restore(state: number): void {
+    this.#state = state;
   }
   u32(): number {
     let x = this.#state;
@@ -128,8 +143,19 @@ function fillLanes(random: Random, view: DataView, at: number, bytes: number): v
   }
 }
 
-/** The image of the state that `seed` stands for. */
+const cached = new Map<number, Uint8Array>();
+
+/** The image of the state that `seed` stands for; a copy. */
 export function seededState(seed: number): Uint8Array {
+  let state = cached.get(seed);
+  if (!state) {
+    state = makeState(seed);
+    cached.set(seed, state);
+  }
+  return state.slice();
+}
+
+function makeState(seed: number): Uint8Array {
   const random = new Random(seed);
   const bytes = new Uint8Array(STATE.bytes);
   const view = new DataView(bytes.buffer);
@@ -162,7 +188,7 @@ export function seededState(seed: number): Uint8Array {
     }
   }
   for (let n = 0; n < 16; n++) fillLanes(random, view, fx + FX.xmm + n * 16, 16);
-  for (let n = 0; n < WINDOW_BYTES; n += 16) fillLanes(random, view, STATE.data + n, 16);
-  for (let n = 0; n < WINDOW_BYTES; n += 16) fillLanes(random, view, STATE.stack + n, 16);
+  for (let n = 0; n < DATA_WINDOW_BYTES; n += 16) fillLanes(random, view, STATE.data + n, 16);
+  for (let n = 0; n < STACK_WINDOW_BYTES; n += 16) fillLanes(random, view, STATE.stack + n, 16);
   return bytes;
 }
