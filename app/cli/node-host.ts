@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+/** The real process, terminal and engine as the commands see them. */
+import { createMachine } from '../engine/index.ts';
+import { nodeDecompressors } from '../node/decompress.ts';
+import { createMachinePorts } from '../node/machine-ports.ts';
+import type { CliHost } from './host.ts';
+
+export function nodeHost(): CliHost {
+  return {
+    stdin: process.stdin,
+    stdout: process.stdout,
+    stderr: process.stderr,
+    signals: process,
+    onExit: (handler) => void process.on('exit', handler),
+    suspend: () => void process.kill(process.pid, 'SIGSTOP'),
+    exit: (status) => process.exit(status),
+    decompressors: nodeDecompressors,
+    createMachine: (config, log) => createMachine(config, createMachinePorts(log)),
+  };
+}
