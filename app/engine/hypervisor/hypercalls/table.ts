@@ -4,13 +4,6 @@
  *
  * RCX and R11 are clobbered as SYSCALL does; the result goes to RAX. Numbers without a handler are -ENOSYS.
  *
- * @abi hypercall mmu_update — by the PV MMU
- * @abi hypercall mmuext_op — by the PV MMU
- * @abi hypercall update_va_mapping — by the PV MMU
- * @abi hypercall update_va_mapping_otherdomain — by the PV MMU
- * @abi hypercall memory_op — by the PV MMU
- * @abi hypercall set_gdt — by the PV MMU
- * @abi hypercall update_descriptor — by the PV MMU
  * @abi hypercall iret
  * @abi hypercall xenpmu_op — -EOPNOTSUPP: no performance counters
  * @abi hypercall platform_op — -EPERM for guests
