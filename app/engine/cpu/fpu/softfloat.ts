@@ -11,6 +11,9 @@ import { defineConvert } from './softfloat-convert.ts';
 import { definePack } from './softfloat-round.ts';
 import { defineSseLanes } from './softfloat-sse.ts';
 import { defineUnpack } from './softfloat-unpack.ts';
+import { defineX87Arithmetic } from './x87-arithmetic.ts';
+import { defineX87Functions } from './x87-functions.ts';
+import { defineX87Stack } from './x87-stack.ts';
 
 /** Defines all floating-point core functions. `FPU_HOST_FUNCTIONS` must be imported before. */
 export function defineSoftFloat(core: CoreFunctions): void {
@@ -19,4 +22,7 @@ export function defineSoftFloat(core: CoreFunctions): void {
   defineArithmetic(core);
   defineConvert(core);
   defineSseLanes(core);
+  defineX87Stack(core);
+  defineX87Arithmetic(core);
+  defineX87Functions(core);
 }

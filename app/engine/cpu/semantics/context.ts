@@ -280,6 +280,8 @@ export abstract class SemContext {
   abstract branch(condition: Expr | null): void;
   /** i64 address of the next instruction. */
   abstract nextRip(): Expr;
+  /** i64 address of this instruction. */
+  abstract thisRip(): Expr;
   /** Leaves the engine's run with `reason`; `rip` is that of the next instruction, or of this one when `atThis`. */
   abstract exit(reason: number, atThis?: boolean): void;
   /** Runs the instruction again after looking for events; state must be consistent. */

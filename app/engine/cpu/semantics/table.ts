@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** All instruction meanings, and the core functions they call. */
 import { defineSoftFloat } from '../fpu/softfloat.ts';
+import { FPU_HOST_FUNCTIONS } from '../fpu/transcendental.ts';
 import type { CoreFunctions, HostFunction } from '../functions.ts';
 import { defineAlu } from './alu.ts';
 import { SemanticsTable } from './context.ts';
@@ -16,6 +17,7 @@ import { defineSseString, defineSseStringCore } from './sse-string.ts';
 import { defineSseFloat } from './sse-float.ts';
 import { defineStrings } from './string.ts';
 import { defineSystem } from './system.ts';
+import { defineX87 } from './x87.ts';
 
 export function semanticsTable(): SemanticsTable {
   const table = new SemanticsTable();
@@ -30,6 +32,7 @@ export function semanticsTable(): SemanticsTable {
   defineSseString(table);
   defineFxState(table);
   defineSseFloat(table);
+  defineX87(table);
   return table;
 }
 
@@ -42,4 +45,4 @@ export function defineCoreFunctions(core: CoreFunctions): void {
 }
 
 /** Host functions that semantics call, besides those on segments. */
-export const HOST_FUNCTIONS: readonly HostFunction[] = [];
+export const HOST_FUNCTIONS: readonly HostFunction[] = [...FPU_HOST_FUNCTIONS];
