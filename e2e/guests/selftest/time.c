@@ -8,7 +8,8 @@ void test_clock(void) {
   EXPECT_EQ(t->version & 1, 0);
   EXPECT(t->tsc_to_system_mul != 0);
   EXPECT(t->tsc_shift > -32 && t->tsc_shift < 32);
-  EXPECT(rdtsc() >= t->tsc_timestamp);
+  u64 stamp = READ_ONCE(t->tsc_timestamp);
+  EXPECT(rdtsc() >= stamp);
   u64 previous = now_ns(), first = previous;
   EXPECT(previous > 0);
   for (u32 i = 0; i < 500; i++) {
