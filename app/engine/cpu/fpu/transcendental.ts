@@ -6,8 +6,9 @@
  * significand whose lowest bit is sticky: so results are correctly rounded except when the true value lies within 2^-60 of a unit in
  * the last place to a rounding boundary. Processors promise an error below one unit in the last place and may differ in the last bit.
  *
- * Arguments of FSIN, FCOS, FSINCOS and FPTAN are reduced with pi of as many bits as the argument needs; processors reduce with 66 bits,
- * which is why near multiples of pi their results differ in more than the last place (SDM volume 1 §8.3.8).
+ * Arguments of FSIN, FCOS, FSINCOS and FPTAN are reduced with the 66-bit approximation of pi that processors use (SDM volume 1
+ * §8.3.8), and so share their error for large arguments and near multiples of pi. Results outside of the documented ranges
+ * (F2XM1 beyond -1..1, FYL2XP1 at and below -1) are the operand, as on AMD processors.
  */
 import { I32 } from '../../wasm/expr.ts';
 import type { HostFunction } from '../functions.ts';
@@ -164,11 +165,14 @@ export function log2p1(x: Fixed): Fixed {
   return { sign: x.sign, magnitude: value < 0n ? -value : value, scale: bits };
 }
 
+/** pi / 2 with 66 significant bits, in units of 2^-67. */
+const HALF_PI_66 = 0xc90fdaa22168c234cn;
+
 /** sin or cos of |x| < 2^63, with the sign of x taken into account. */
 export function sinCos(x: Fixed): { readonly sine: Fixed; readonly cosine: Fixed } {
   const bits = x.scale + GUARD + 128;
   const angle = shift(x.magnitude, bits - x.scale);
-  const half = piFixed(bits) >> 1n;
+  const half = HALF_PI_66 << BigInt(bits - 67);
   let quadrant = angle / half;
   let rest = angle - quadrant * half;
   // Into the first octant, so that the series stay short.
@@ -205,12 +209,13 @@ const OUT_OF_RANGE = 4;
 
 type Outcome =
   | { readonly kind: 'class'; readonly result: number; readonly sign: number; readonly flags?: number }
-  | { readonly kind: 'value'; readonly value: Fixed; readonly exact?: boolean };
+  /** `exact`: the value stands for itself, not for something a little larger in magnitude. It is reported as inexact unless `silent`. */
+  | { readonly kind: 'value'; readonly value: Fixed; readonly exact: boolean; readonly silent: boolean };
 
 const zero = (sign: number): Outcome => ({ kind: 'class', result: RESULT.zero, sign });
 const infinity = (sign: number, flags = 0): Outcome => ({ kind: 'class', result: RESULT.inf, sign, flags });
 const INVALID: Outcome = { kind: 'class', result: RESULT.nan, sign: 1, flags: EXC.IE };
-const value = (fixed: Fixed, exact = false): Outcome => ({ kind: 'value', value: fixed, exact });
+const value = (fixed: Fixed, exact = false, silent = false): Outcome => ({ kind: 'value', value: fixed, exact, silent });
 const multiply = (a: Fixed, b: Fixed): Fixed => ({ sign: a.sign ^ b.sign, magnitude: a.magnitude * b.magnitude, scale: a.scale + b.scale });
 /** A number so small that its first-order term decides: rounded towards zero (-1) or away from it (1) of the exact value. */
 const nudged = (fixed: Fixed, direction: number): Fixed => ({ sign: fixed.sign, magnitude: (fixed.magnitude << 200n) + BigInt(direction), scale: fixed.scale + 200 });
@@ -218,7 +223,7 @@ const nudged = (fixed: Fixed, direction: number): Fixed => ({ sign: fixed.sign, 
 function unary(op: number, a: Operand): Outcome {
   if (op === UNARY.f2xm1) {
     if (a.cls === CLS.zero) return zero(a.sign);
-    if (a.cls === CLS.inf) return a.sign ? value({ sign: 1, magnitude: 1n, scale: 0 }, true) : infinity(0);
+    if (a.cls === CLS.inf) return a.sign ? value({ sign: 1, magnitude: 1n, scale: 0 }, true, true) : infinity(0);
     // Outside of -1..1 the result is undefined; processors leave the operand.
     if (a.exp > 0 || (a.exp === 0 && a.sig > 1n << 63n)) return value(fixedOf(a), true);
     if (a.exp === 0) return value({ sign: a.sign, magnitude: 1n, scale: a.sign }, true);
@@ -226,7 +231,7 @@ function unary(op: number, a: Operand): Outcome {
     return value(exp2m1(fixedOf(a)));
   }
   if (a.cls === CLS.inf) return INVALID;
-  if (a.cls === CLS.zero) return op === UNARY.fcos ? value({ sign: 0, magnitude: 1n, scale: 0 }, true) : zero(a.sign);
+  if (a.cls === CLS.zero) return op === UNARY.fcos ? value({ sign: 0, magnitude: 1n, scale: 0 }, true, true) : zero(a.sign);
   if (a.exp >= 63) return { kind: 'class', result: OUT_OF_RANGE, sign: 0 };
   if (a.exp < -200) {
     if (op === UNARY.fcos) return value(nudged({ sign: 0, magnitude: 1n, scale: 0 }, -1));
@@ -259,8 +264,8 @@ function yLog2xPlus1(x: Operand, y: Operand): Outcome {
   const sign = x.sign ^ y.sign;
   if (x.cls === CLS.zero) return y.cls === CLS.inf ? INVALID : zero(sign);
   if (x.cls === CLS.inf) return x.sign || y.cls === CLS.zero ? INVALID : infinity(y.sign);
-  // At and below -1 the manual leaves the result undefined.
-  if (x.sign && x.exp >= 0) return INVALID;
+  // Undefined range.
+  if (x.sign && x.exp >= 0 && y.cls === CLS.finite) return value(fixedOf(x), true);
   if (y.cls === CLS.inf) return infinity(sign);
   if (y.cls === CLS.zero) return zero(sign);
   if (x.exp < -200) {
@@ -347,11 +352,14 @@ export const FPU_HOST_FUNCTIONS: readonly HostFunction[] = [
         ctx.setU32(FP.sign, sign);
         if (magnitude === 0n) return RESULT.zero;
         const length = bitLength(magnitude);
+        const exponent = BIAS + length - 1 - scale;
         const wide = shift(magnitude, 128 - length);
         const lost = length > 128 && shift(wide, length - 128) !== magnitude;
-        ctx.setU32(FP.exp, (BIAS + length - 1 - scale) >>> 0);
+        // An exact value has no sticky bit that would make packing report it.
+        if (outcome.exact && !outcome.silent) ctx.setU32(FP.flags, ctx.u32(FP.flags) | EXC.PE | (exponent < 1 ? EXC.UE : 0));
+        ctx.setU32(FP.exp, exponent >>> 0);
         ctx.setBig(FP.hi, wide >> 64n);
-        ctx.setBig(FP.lo, (wide & 0xffff_ffff_ffff_ffffn) | (lost || outcome.exact !== true ? 1n : 0n));
+        ctx.setBig(FP.lo, (wide & 0xffff_ffff_ffff_ffffn) | (lost || !outcome.exact ? 1n : 0n));
         return RESULT.finite;
       };
     },
