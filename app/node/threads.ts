@@ -3,11 +3,16 @@
 import { Worker } from 'node:worker_threads';
 import type { EngineThread, ThreadHost } from '../engine/index.ts';
 
+type ThreadMessage = { readonly kind: 'console-io'; readonly bytes: Uint8Array } | { readonly kind: 'done'; readonly report: unknown };
+
 export const nodeThreads: ThreadHost = {
-  startVcpu: (data): EngineThread => {
+  startVcpu: (data, onConsoleIo): EngineThread => {
     const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { workerData: data });
     const done = new Promise((resolve, reject) => {
-      worker.once('message', resolve);
+      worker.on('message', (message: ThreadMessage) => {
+        if (message.kind === 'done') resolve(message.report);
+        else onConsoleIo(message.bytes);
+      });
       worker.once('error', reject);
       worker.once('exit', (code) => reject(new Error(`the vCPU thread ended with status ${code}`)));
     });

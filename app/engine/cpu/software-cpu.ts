@@ -82,7 +82,7 @@ function defineMaintenance(core: CoreFunctions): void {
 }
 
 /** The core module's bytes for a memory of `pages`, and its function directory. */
-function buildCore(pages: number): { readonly core: CoreFunctions; readonly bytes: Uint8Array<ArrayBuffer>; readonly hostFunctions: readonly HostFunction[] } {
+export function buildCore(pages: number): { readonly core: CoreFunctions; readonly bytes: Uint8Array<ArrayBuffer>; readonly hostFunctions: readonly HostFunction[] } {
   const module = new ModuleBuilder();
   module.importMemory('env', 'memory', pages, pages);
   module.importTable('env', 'handlers');
@@ -136,6 +136,8 @@ export class SoftwareVcpu implements Vcpu {
     ctx.setNum(CPU.hookPage, -1);
     ctx.setNum(CTX.temp1, 0x8000_0000);
     setCodeBits(ctx, 64);
+    // New banks are zeros, which would be translations of page 0: have them cleared whole.
+    for (let bank = 0; bank < TLB.banks; bank++) ctx.setU32(CPU.tlbLogCount + bank * 4, CPU.tlbLogEntries + 1);
 
     const pages = layout.totalBytes / WASM_PAGE;
     const { core, bytes, hostFunctions } = buildCore(pages);
@@ -173,12 +175,22 @@ export class SoftwareVcpu implements Vcpu {
     const ctx = this.ctx;
     // The owner may have changed the code segment.
     setCodeBits(ctx, ctx.u32(CTX.codeBits));
+    ctx.setU32(CPU.nonCanonical, 0);
     if ((ctx.rflags & RFLAGS.TF) === 0) {
       const reason = this.#core.run(ctx.base, budget, 0) as VmExitReason;
       if (reason === VMEXIT.kick) ctx.takeKick();
+      else if (reason === VMEXIT.exception) this.#classifyFault();
       return reason;
     }
     return this.#step();
+  }
+
+  /** A non-canonical address is #SS instead of #GP where the stack segment is meant: seen from the instruction, afterwards. */
+  #classifyFault(): void {
+    const ctx = this.ctx;
+    if (ctx.u32(CPU.nonCanonical) === 0) return;
+    ctx.setU32(CPU.nonCanonical, 0);
+    if (ctx.u32(CTX.exitVector) === VECTOR_GP && this.#code.meansStack()) ctx.setU32(CTX.exitVector, VECTOR_SS);
   }
 
   /** One instruction with the trap flag set: a debug exception follows it. */
@@ -194,6 +206,7 @@ export class SoftwareVcpu implements Vcpu {
       return VMEXIT.exception;
     }
     const reason = this.#core.run(ctx.base, 1, record) as VmExitReason;
+    if (reason === VMEXIT.exception) this.#classifyFault();
     if (reason !== VMEXIT.budget && reason !== VMEXIT.kick) return reason;
     ctx.setU32(CTX.dr + 6 * 8, ctx.u32(CTX.dr + 6 * 8) | DR6_BS);
     ctx.setU32(CTX.exitVector, 1);
@@ -288,6 +301,8 @@ export class SoftwareVcpu implements Vcpu {
 }
 
 const DR6_BS = 1 << 14;
+const VECTOR_SS = 12;
+const VECTOR_GP = 13;
 
 export const softwareCpu: Accelerator = {
   name: 'interp',

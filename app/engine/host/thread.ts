@@ -9,6 +9,9 @@ export interface EngineThread {
 }
 
 export interface ThreadHost {
-  /** Starts a vCPU thread; `data` is cloned, shared buffers stay shared. The thread runs `runVcpuThread(data, …)`. */
-  startVcpu(data: unknown): EngineThread;
+  /**
+   * Starts a vCPU thread; `data` is cloned, shared buffers stay shared. The thread runs `runVcpuThread(data, …)`; what that prints with
+   * console_io arrives at `onConsoleIo`.
+   */
+  startVcpu(data: unknown, onConsoleIo: (bytes: Uint8Array) => void): EngineThread;
 }

@@ -39,7 +39,7 @@ export type RunEnd = 'ended' | 'paused' | 'stopped';
 const MAX_BUDGET = 500_000;
 const MIN_BUDGET = 2_000;
 /** Guest instructions per nanosecond assumed for budgets. */
-const RATE = 0.1;
+const RATE = 0.05;
 const CLOCK_EVERY = 32;
 /** How long a vCPU that yields lets others work. */
 const YIELD_MS = 0.05;

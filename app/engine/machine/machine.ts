@@ -191,7 +191,7 @@ class PvMachine implements Machine {
       registers: start.registers,
       root: start.root,
     };
-    this.#threads.push(this.#ports.threads.startVcpu(data));
+    this.#threads.push(this.#ports.threads.startVcpu(data, (bytes) => this.console.earlyOutput(bytes)));
     void this.#watch();
   }
 

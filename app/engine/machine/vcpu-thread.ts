@@ -49,7 +49,22 @@ function accelerator(name: string): Accelerator {
   throw new Error(`there is no accelerator ${name}`);
 }
 
-export function runVcpuThread(start: VcpuThreadStart, ports: { readonly clock: Clock }): VcpuThreadReport {
+/** What a vCPU thread needs of its host. */
+export interface VcpuThreadPorts {
+  readonly clock: Clock;
+  readonly onConsoleIo: (bytes: Uint8Array) => void;
+}
+
+/** GUEST: console_io is for early messages; what a guest prints there beyond this is dropped, so that it can't fill the message queue. */
+const CONSOLE_IO_LIMIT = 1024 * 1024;
+
+export function runVcpuThread(start: VcpuThreadStart, ports: VcpuThreadPorts): VcpuThreadReport {
+  let consoleIoLeft = CONSOLE_IO_LIMIT;
+  const onConsoleIo = (bytes: Uint8Array): void => {
+    if (bytes.length > consoleIoLeft) return;
+    consoleIoLeft -= bytes.length;
+    ports.onConsoleIo(bytes.slice());
+  };
   const memory = new GuestMemory(start.shape, start.memory);
   const mmu = new PvMmu({ memory, domId: start.domid });
   const domain = new Domain({
@@ -57,7 +72,7 @@ export function runVcpuThread(start: VcpuThreadStart, ports: { readonly clock: C
     accelerator: accelerator(start.accel),
     mmu,
     clock: ports.clock,
-    config: { cpuid: PV_POLICY, uuid: start.uuid },
+    config: { cpuid: PV_POLICY, uuid: start.uuid, onConsoleIo },
     vcpuId: start.vcpuId,
   });
   const { vcpu } = domain;

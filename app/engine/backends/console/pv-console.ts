@@ -143,6 +143,11 @@ export class PvConsole {
     };
   }
 
+  /** Output that reached the host another way than through the ring: what a kernel prints with console_io before it has a console. */
+  earlyOutput(bytes: Uint8Array): void {
+    if (!this.#closed) this.#emit(bytes);
+  }
+
   /** Queues bytes to be typed and says how many of them were accepted; the rest has to be offered again. */
   input(bytes: Uint8Array): number {
     if (this.#closed) return 0;

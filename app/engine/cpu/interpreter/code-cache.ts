@@ -10,7 +10,7 @@ import { ACCESS } from '../../accel/accelerator.ts';
 import type { GuestMemory } from '../../memory/guest-memory.ts';
 import { JUMP_CACHE } from '../../memory/layout.ts';
 import { CTX, type VcpuContext } from '../../memory/vcpu-context.ts';
-import { DECODE, Decoder } from '../isa/decoder.ts';
+import { ADDRESS, DECODE, Decoder } from '../isa/decoder.ts';
 import { OPERAND_KIND as K } from '../isa/row.ts';
 import { CPU, OP, RECORD } from '../record.ts';
 import type { HandlerRegistry } from './handlers.ts';
@@ -143,6 +143,28 @@ export class CodeCache {
     this.#ctx.setU32(CPU.linkFrom, 0);
   }
 
+  /**
+   * Whether the instruction at `rip`, which met a non-canonical address, addressed the stack segment with it: an implicit stack
+   * access, or RSP or RBP as a base (64-bit mode).
+   */
+  meansStack(): boolean {
+    const ctx = this.#ctx;
+    const bytes = this.#straddleBytes;
+    const rip = ctx.rip;
+    let length = 0;
+    for (; length < 15; length++) {
+      const low = (ctx.lo(CTX.rip) + length) >>> 0;
+      const host = this.#core.translate(ctx.base, low, (ctx.hi(CTX.rip) + (low < length ? 1 : 0)) >>> 0, ACCESS.execute);
+      if (host === 0) break;
+      bytes[length] = this.#memory.u8[host];
+    }
+    const decoder = this.#decoder;
+    if (Number.isNaN(rip) || decoder.decode(bytes, 0, length, ctx.u32(CTX.codeBits)) !== DECODE.ok) return false;
+    const rsp = ctx.hi(CTX.gpr + 4 * 8);
+    const stackBad = STACK_NAMES.has(decoder.row.name) && ((rsp << 16) >> 16 !== (rsp | 0) || decoder.addressing === ADDRESS.none);
+    return stackBad || ((decoder.base === CTX.gpr + 4 * 8 || decoder.base === CTX.gpr + 5 * 8) && decoder.segment < 4);
+  }
+
   #insert(block: Block): void {
     this.#blocks.set(block.key, block);
     for (const frame of block.frames) {
@@ -158,8 +180,12 @@ export class CodeCache {
 
   #drop(block: Block): void {
     this.invalidations++;
-    const u16 = this.#memory.u16;
-    for (let n = 0; n < block.records; n++) u16[(block.record + n * RECORD.bytes) >>> 1] = OP.dead;
+    const { u16, i32 } = this.#memory;
+    for (let n = 0; n < block.records; n++) {
+      const record = block.record + n * RECORD.bytes;
+      u16[(record + RECORD.op) >>> 1] = OP.dead;
+      i32[(record + RECORD.link) >>> 2] = 0;
+    }
     this.#blocks.delete(block.key);
     for (const frame of block.frames) {
       const blocks = this.#byFrame.get(frame);
@@ -180,6 +206,7 @@ export class CodeCache {
     let pos = host;
     let record = at;
     let count = 0;
+    let leaves = false;
     this.blocksDecoded++;
     for (;;) {
       const status = decoder.decode(bytes, pos, pageEnd, mode);
@@ -198,10 +225,11 @@ export class CodeCache {
       this.#writeRecord(record, offset, count);
       record += RECORD.bytes;
       pos += decoder.length;
+      leaves = leavesAlways(decoder.row.name);
       if (decoder.row.attributes.has('end') || pos === pageEnd || count === limit) break;
     }
     this.instructionsDecoded += count;
-    if (!leavesAlways(decoder.row.name)) {
+    if (!leaves) {
       this.#writeEnd(record, pos - pageStart, count);
       record += RECORD.bytes;
     }
@@ -319,6 +347,9 @@ export class CodeCache {
     i32[(record + RECORD.imm + 4) >>> 2] = high;
   }
 }
+
+/** Instructions that use the stack without naming it. */
+const STACK_NAMES = new Set('push pop pushf popf enter leave call calli ret retf iret pushsreg popsreg callfm'.split(' '));
 
 const LEAVING = new Set(['jmp', 'jmpi', 'call', 'calli', 'ret', 'iret', 'retf', 'callf', 'jmpf', 'callfm', 'jmpfm', 'syscall', 'sysenter', 'int', 'int3', 'int1', 'ud']);
 

@@ -141,10 +141,25 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
               },
             };
             const cases: (() => void)[] = [
-              // OP.dead
+              // OP.dead: the jump cache may still name this record, so it is not asked. What is found replaces the record for good.
               () => {
-                f.set(rip, here);
-                f.br(resolve);
+                f.scope(() => {
+                  const to = f.let(load('i32', rec, RECORD.link));
+                  f.if(to, () => {
+                    f.set(rec, to);
+                    f.br(dispatch);
+                  });
+                  f.store('i64', cpu, here, CTX.rip);
+                  f.set(to, callExpr(I32, core.index('lookup'), [i32(0)]));
+                  f.if(to.eqz(), () => {
+                    f.set(reason, VMEXIT.exception);
+                    f.br(leave);
+                  });
+                  // The arena may have been emptied and filled anew meanwhile.
+                  f.if(load('i32_16u', rec, RECORD.op).eqz(), () => f.store('i32', rec, to, RECORD.link));
+                  f.set(rec, to);
+                  f.br(dispatch);
+                });
               },
               // OP.call
               () => {
