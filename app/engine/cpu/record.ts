@@ -99,6 +99,8 @@ export const CPU = {
   modeKey: 0x530,
   /** u32 record whose link waits for the next lookup's result. */
   linkFrom: 0x540,
+  /** u32 1: the recorded #GP is one for a non-canonical address. */
+  nonCanonical: 0x548,
   /** i64 page whose stores go to a hook (ptwr), or -1. */
   hookPage: 0x538,
   /** u16 logs of filled TLB entries, one a bank. */

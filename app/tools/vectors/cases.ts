@@ -2,7 +2,7 @@
 /** Turns a form into cases: picks registers, immediates and addresses, and sets up what the instruction needs by its name. */
 import type { VectorCase } from '../../engine/cpu/vectors/case.ts';
 import { type OperandSpec, OPERAND_KIND as K, type Width } from '../../engine/cpu/isa/row.ts';
-import { CODE, DATA, DATA_BYTES, DATA_WINDOW, FX, interestingInteger, Random, seededState, STACK_WINDOW, STATE } from '../../engine/cpu/vectors/state.ts';
+import { CODE, DATA, DATA_BYTES, DATA_WINDOW, FX, GS_BASE, interestingInteger, Random, seededState, STACK_WINDOW, STATE } from '../../engine/cpu/vectors/state.ts';
 import { CaseBuilder } from './builder.ts';
 import { type Encoding, encode, immediateBytes } from './encode.ts';
 import type { VectorForm } from './forms.ts';
@@ -18,6 +18,7 @@ const RBP = 5;
 const RSI = 6;
 const RDI = 7;
 const DF = 0x400;
+const GS_PREFIX = 0x65;
 
 /** Flags that POPF and IRET may load in a recording: not TF and AC, which would trap, nor NT and ID, which would stay. */
 const LOADABLE_FLAGS = 0x8d5 | DF;
@@ -28,7 +29,8 @@ const SEEDS = 4096;
 /** Selectors with known descriptors, null and out of any table. */
 const SELECTORS = [0x23, 0x2b, 0x33, 0x2b, 0x33, 0x23, 0, 1, 3, 0x20, 0x28, 0x30, 0x2a, 0x10, 0x18, 0xfff8];
 
-const STACK_NAMES = new Set('push pop pushf popf pusha popa enter leave call calli ret pushsreg popsreg iret retf callf callfm'.split(' '));
+/** Instructions that use RSP, or need its upper half clear because they may go to 32-bit code, which does not keep it. */
+const STACK_NAMES = new Set('push pop pushf popf pusha popa enter leave call calli ret pushsreg popsreg iret retf callf callfm jmpf jmpfm'.split(' '));
 const STRING_NAMES = new Set('movs cmps stos lods scas'.split(' '));
 /** Instructions that go somewhere else. */
 const TRANSFERS = new Set('jmpi calli ret retf iret callf jmpf callfm jmpfm'.split(' '));
@@ -36,6 +38,9 @@ const TRANSFERS = new Set('jmpi calli ret retf iret callf jmpf callfm jmpfm'.spl
 /** Bytes that memory operands without a width of their own occupy. */
 const IMAGE_BYTES: Readonly<Record<string, number>> = { fxsave: 512, fxrstor: 512, xsave: 576, xsaveopt: 576, xrstor: 576, bound: 16, lfar: 10, callfm: 10, jmpfm: 10, privileged: 10 };
 const IMAGE_ALIGN: Readonly<Record<string, number>> = { fxsave: 16, fxrstor: 16, xsave: 64, xsaveopt: 64, xrstor: 64 };
+
+/** Accesses of many parts, whose order is not architectural: which of them faults first is not recorded. */
+const MANY_PARTS = new Set([...Object.keys(IMAGE_BYTES), ...'fldenv fnstenv frstor fnsave iret retf pusha popa enter'.split(' ')]);
 
 export function hash(text: string): number {
   let h = 0x811c9dc5;
@@ -96,7 +101,7 @@ export function makeCase(form: VectorForm, n: number): VectorCase | null {
     const align = IMAGE_ALIGN[row.name] ?? (bytes === 16 && !row.attributes.has('unal') && row.name !== 'bound' ? 16 : random.pick([1, bytes > 8 ? 1 : bytes]));
     const bitIndex = /^bt/.test(row.name) && row.operands[1]?.kind === K.reg;
     if (row.name === 'lea' || row.name === 'nop') target = BigInt.asUintN(mode === 64 ? 47 : 32, random.big());
-    else target = c.dataAddress(bytes, align, bitIndex ? [200, 400] : undefined, !(row.name in IMAGE_BYTES));
+    else target = c.dataAddress(bytes, align, bitIndex ? [200, 400] : undefined, !MANY_PARTS.has(row.name));
     if (row.name === 'lea' && mode === 64) target = BigInt.asUintN(random.pick([31, 47]), target);
     if (bitIndex) {
       c.setGpr(reg, BigInt(random.below(1600) - 800), size);
@@ -111,7 +116,7 @@ export function makeCase(form: VectorForm, n: number): VectorCase | null {
     const encoding: Encoding = {
       row, mode, size, lock: form.lock, rep: form.rep, reg, rm,
       address: placed?.address ?? null,
-      segment: placed?.segment ?? 0,
+      segment: placed?.segment ?? setup.segment,
       address67: placed?.address67 ?? form.shortAddress,
       spareRex,
       immediates,
@@ -142,7 +147,7 @@ function place(c: CaseBuilder, target: bigint, length: number): PlacedAddress {
   if (c.form.row.operands.some(({ kind }) => kind === K.moffs)) {
     return { address: { bits: c.form.mode, base: -1, index: -1, scale: 0, disp: 0n, dispBytes: 0, ripRelative: false }, segment: 0, address67: false };
   }
-  return placeAddress(c, target, length);
+  return placeAddress(c, target, length, MANY_PARTS.has(c.form.row.name));
 }
 
 function shiftCount(c: CaseBuilder, immediates: readonly bigint[]): number {
@@ -175,6 +180,8 @@ interface Setup {
   goal: bigint;
   selector: number;
   length: number;
+  /** Segment override of a string instruction's source, or 0. */
+  segment: number;
 }
 
 function segmentNumber(c: CaseBuilder): number {
@@ -186,9 +193,9 @@ function segmentNumber(c: CaseBuilder): number {
 function prepare(c: CaseBuilder): Setup {
   const { row, mode, size } = c.form;
   const { random } = c;
-  const setup: Setup = { goal: 0n, selector: random.pick(SELECTORS), length: 0 };
+  const setup: Setup = { goal: 0n, selector: random.pick(SELECTORS), length: 0, segment: 0 };
   const name = row.name;
-  if (STACK_NAMES.has(name)) c.stack();
+  if (STACK_NAMES.has(name)) c.stack(!MANY_PARTS.has(name));
   const sp = c.gpr(RSP);
   const word = size / 8;
   setup.goal = c.codeTarget();
@@ -244,7 +251,7 @@ function prepare(c: CaseBuilder): Setup {
       break;
     default:
   }
-  if (STRING_NAMES.has(name)) prepareString(c);
+  if (STRING_NAMES.has(name)) setup.segment = prepareString(c);
   return setup;
 }
 
@@ -252,7 +259,8 @@ function addressBits(c: CaseBuilder): number {
   return c.form.shortAddress ? c.form.mode / 2 : c.form.mode;
 }
 
-function prepareString(c: CaseBuilder): void {
+/** Returns the segment override of the source. */
+function prepareString(c: CaseBuilder): number {
   const { form, random } = c;
   const bits = addressBits(c);
   c.setFlags(c.chance(2) ? DF : 0, DF);
@@ -275,12 +283,17 @@ function prepareString(c: CaseBuilder): void {
     if (fill > 0) for (let n = 0; n < 320; n++) c.state[offset + n] = fill === 1 ? 0x55 : c.chance(24) ? 1 : 0;
     if (fill > 0 && form.row.name === 'scas' && c.chance(2)) c.setGpr(RAX, fill === 1 ? 0x5555555555555555n : 0n);
   }
+  if (form.row.name === 'stos' || form.row.name === 'scas') return 0;
+  // 16-bit addresses reach the data through GS only; so does the source, while the destination then faults.
+  if (bits > 16 && !c.chance(8)) return 0;
+  c.setGpr(RSI, c.gpr(RSI) - BigInt(GS_BASE), bits);
+  return GS_PREFIX;
 }
 
 function immediateValues(c: CaseBuilder, setup: Setup, target: bigint, bits: number): bigint[] {
-  const { row, mode, size } = c.form;
+  const { row, size } = c.form;
   const { random } = c;
-  const sizes = immediateBytes(row, mode, size, bits);
+  const sizes = immediateBytes(row, size, bits);
   let next = 0;
   const values: bigint[] = [];
   for (const operand of row.operands) {

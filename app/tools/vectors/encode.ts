@@ -39,7 +39,7 @@ export interface Encoding {
 const dispBytesLe = (value: bigint, bytes: number): number[] => Array.from({ length: bytes }, (_, n) => Number((value >> BigInt(8 * n)) & 0xffn));
 
 /** Bytes of each immediate, displacement, offset or pointer in the instruction, in order. */
-export function immediateBytes(row: IsaRow, mode: 32 | 64, size: number, addressBits: number): number[] {
+export function immediateBytes(row: IsaRow, size: number, addressBits: number): number[] {
   const list: number[] = [];
   for (const operand of row.operands) {
     const width = operand.immediate;
@@ -107,7 +107,7 @@ export function encode(e: Encoding): Uint8Array | null {
   if (row.map === 2) out.push(0x38);
   if (row.map === 3) out.push(0x3a);
   out.push(row.opcode + (row.opcodeReg ? e.reg & 7 : 0), ...modrm.bytes);
-  const sizes = immediateBytes(row, e.mode, e.size, e.address?.bits ?? (e.mode === 64 ? 64 : 32));
+  const sizes = immediateBytes(row, e.size, e.address?.bits ?? (e.mode === 64 ? 64 : 32));
   sizes.forEach((bytes, n) => out.push(...dispBytesLe(e.immediates[n], bytes)));
   const code = Uint8Array.from(out);
   if (code.length > 15) return null;

@@ -35,6 +35,9 @@ const NO_WIDE = new Set('callfm jmpfm lfar fldenv fnstenv frstor fnsave'.split('
 /** 16-bit returns through the stack leave the recorder's address range. */
 const NO_NARROW = new Set('iret retf callfm jmpfm callf jmpf'.split(' '));
 
+/** Its register form is undefined on one vendor's processors and does nothing on another's. */
+const PREFETCHW = 0x0d;
+
 function sizesOf(row: IsaRow, mode: 32 | 64): (16 | 32 | 64)[] {
   if (mode === 64 && row.attributes.has('f64')) return [64];
   const byV = row.operands.some(({ width, immediate }) => width === 'v' || width === 'z' || immediate === 'v' || immediate === 'z');
@@ -69,7 +72,7 @@ export function vectorForms(rows: readonly IsaRow[] = ROWS): VectorForm[] {
         const shapes: boolean[] = [];
         const moffs = row.operands.some(({ kind }) => kind === K.moffs);
         if (hasModrmMemory(row) || moffs) shapes.push(true);
-        if (!moffs && row.rmForm !== 1 && !(row.modrm && row.name === 'lea')) shapes.push(false);
+        if (!moffs && row.rmForm !== 1 && row.name !== 'lea' && !(row.map === 1 && row.opcode === PREFETCHW)) shapes.push(false);
         for (const memory of shapes) {
           const repeats = row.attributes.has('rep') ? [0, 2, 3] : [0];
           for (const rep of repeats) {

@@ -17,6 +17,7 @@ import { X87 } from '../../engine/cpu/isa/x87.ts';
 import { differences, formatVector, initialState, type VectorCase, type VectorResult } from '../../engine/cpu/vectors/case.ts';
 import { STATE } from '../../engine/cpu/vectors/state.ts';
 import { makeCase } from './cases.ts';
+import { lockedCases, undefinedCases } from './undefined-encodings.ts';
 import { skippedRows, type VectorForm, vectorForms } from './forms.ts';
 
 const CASES_A_FORM = 14;
@@ -24,6 +25,8 @@ const INPUT_HEADER = 24;
 const OUTPUT_HEADER = 16;
 const PAGE_FAULT = 14;
 const BREAKPOINT = 3;
+const INVALID_OPCODE = 6;
+const UNDEFINED = 'undefined';
 /** A faulting instruction may be reported with an error code that means nothing. */
 const WITH_ERROR = new Set([8, 10, 11, 12, 13, 14, 17]);
 const BATCH = 256;
@@ -83,7 +86,7 @@ async function record(program: string, cases: readonly VectorCase[]): Promise<Ve
   const child = spawn(program, { stdio: ['pipe', 'pipe', 'inherit'] });
   const results: VectorResult[] = [];
   const size = OUTPUT_HEADER + STATE.bytes;
-  let rest = Buffer.alloc(0);
+  let rest: Buffer = Buffer.alloc(0);
   child.stdout.on('data', (chunk: Buffer) => {
     rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
     let at = 0;
@@ -139,10 +142,19 @@ async function main(): Promise<void> {
       mkdirSync(dataFolder, { recursive: true });
       for (const file of readdirSync(dataFolder)) rmSync(join(dataFolder, file));
     }
+    if (only === null) groups.set(UNDEFINED, [...undefinedCases(), ...lockedCases(vectorForms())]);
     let total = 0;
     let bytes = 0;
-    for (const [family, cases] of groups) {
-      const results = await record(program, cases);
+    for (const [family, made] of groups) {
+      let cases: readonly VectorCase[] = made;
+      let results = await record(program, cases);
+      if (family === UNDEFINED) {
+        // Instructions that this processor has and x86-64-v2 has not.
+        const refused = results.map(({ trap }) => trap === INVALID_OPCODE);
+        process.stdout.write(`${refused.filter((is) => !is).length} undefined encodings mean something on this processor\n`);
+        cases = cases.filter((_, n) => refused[n]);
+        results = results.filter((_, n) => refused[n]);
+      }
       const lines = cases.map((item, n) => formatVector(item, results[n]));
       total += lines.length;
       const faults = results.filter(({ trap }) => trap !== BREAKPOINT).length;

@@ -26,9 +26,9 @@ function pickRegister(c: CaseBuilder, not: number): number {
 
 /**
  * Makes the instruction address `target`. RIP-relative addresses depend on the length: they are given as `length` bytes and the
- * caller tries again once it knows better.
+ * caller tries again once it knows better. Without GS, 16-bit addresses miss the data area and fault; `reachable` forbids that.
  */
-export function placeAddress(c: CaseBuilder, target: bigint, length: number): PlacedAddress {
+export function placeAddress(c: CaseBuilder, target: bigint, length: number, reachable: boolean): PlacedAddress {
   const { random, form } = c;
   const long = form.mode === 64;
   let address67 = form.shortAddress || (long && c.chance(10));
@@ -36,7 +36,7 @@ export function placeAddress(c: CaseBuilder, target: bigint, length: number): Pl
   if (c.chance(12)) segment = GS_PREFIX;
   else if (long && c.chance(24)) segment = random.pick([0x26, 0x2e, 0x36, 0x3e]);
   if (!long && !address67 && c.chance(12)) address67 = true;
-  if (!long && address67 && !c.chance(3)) segment = GS_PREFIX;
+  if (!long && address67 && (reachable || !c.chance(3))) segment = GS_PREFIX;
   const canonical = target < 0x1_0000_0000n;
   if (!canonical) {
     address67 = false;

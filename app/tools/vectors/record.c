@@ -142,6 +142,9 @@ int main(void) {
   map(STACK, STACK_BYTES);
   map(READ_ONLY, READ_ONLY_BYTES);
   mprotect((void *)(uintptr_t)READ_ONLY, READ_ONLY_BYTES, PROT_READ);
+  /* Present from now on, so that writes are protection violations. */
+  (void)*(volatile uint8_t *)READ_ONLY;
+  mlock((void *)(uintptr_t)READ_ONLY, READ_ONLY_BYTES);
   stack_t alternate = {.ss_sp = malloc(1 << 18), .ss_size = 1 << 18};
   sigaltstack(&alternate, NULL);
   struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};

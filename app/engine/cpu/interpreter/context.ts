@@ -305,8 +305,8 @@ export class InterpreterContext extends SemContext {
   }
 }
 
-/** Exits of a handler that is a function of its own: it returns a `STATUS`. */
-export const functionExits = (cpu: Expr, rec: Expr): HandlerExits => ({
+/** Exits of a handler that is a function of its own: it returns a `STATUS`. `ipBits`: what branches truncate the instruction pointer to. */
+export const functionExits = (cpu: Expr, rec: Expr, ipBits: number): HandlerExits => ({
   next: (f) => f.return(i32(0)),
   fault: (f) => f.return(i32(1)),
   jump: (f, target) => {
@@ -314,7 +314,8 @@ export const functionExits = (cpu: Expr, rec: Expr): HandlerExits => ({
     f.return(i32(2));
   },
   branch: (f) => {
-    f.store('i64', cpu, load('i64', cpu, CTX.ripPage).add(load('i64', rec, RECORD.imm)), CTX.rip);
+    const target = load('i64', cpu, CTX.ripPage).add(load('i64', rec, RECORD.imm));
+    f.store('i64', cpu, ipBits === 64 ? target : target.and(ipBits === 32 ? 0xffff_ffff : 0xffff), CTX.rip);
     f.return(i32(2));
   },
   exit: (f) => f.return(i32(3)),

@@ -184,8 +184,9 @@ export class HandlerRegistry {
     const f = new FunctionBuilder([I32, I32], [I32]);
     const cpu = f.param(0);
     const rec = f.param(1);
-    emitSemantics(new InterpreterContext(f, form, cpu, rec, directory, functionExits(cpu, rec)), this.#semantics);
-    functionExits(cpu, rec).next(f);
+    const exits = functionExits(cpu, rec, form.operandSize);
+    emitSemantics(new InterpreterContext(f, form, cpu, rec, directory, exits), this.#semantics);
+    exits.next(f);
     module.export('handler', module.add(form.row.name, f));
     const instance = new WebAssembly.Instance(new WebAssembly.Module(module.build()), this.#imports);
     if (this.#used === this.#table.length) this.#table.grow(256);

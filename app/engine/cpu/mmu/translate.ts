@@ -96,6 +96,7 @@ function emitWalk(f: FunctionBuilder): void {
   // Canonical addresses only.
   f.if(va.shl(16).shrS(16).ne(va), () => {
     recordFault(f, cpu, VECTOR_GP, i32(0));
+    f.store('i32', cpu, i32(1), CPU.nonCanonical);
     f.return(i32(0));
   });
   f.store('i64', cpu, load('i64', cpu, CTX.tlbMisses).add(1), CTX.tlbMisses);

@@ -115,6 +115,17 @@ export function defineAlu(table: SemanticsTable): void {
     const bits = c.width(0);
     const accumulator = c.gpr(0, bits);
     const replacement = c.read(1);
+    if (!c.isMemory(0)) {
+      // A register that does not match is not written: its upper half stays.
+      const value = c.read(0);
+      c.setFlags(FLAGS.sub, bits, accumulator.sub(value), accumulator, value);
+      c.f.if(
+        value.eq(accumulator),
+        () => c.write(0, replacement),
+        () => c.setGpr(0, bits, value),
+      );
+      return;
+    }
     const { old } = c.rmw(0, (a) => a.eq(accumulator).select(replacement, a));
     c.f.if(old.ne(accumulator), () => c.setGpr(0, bits, old));
     c.setFlags(FLAGS.sub, bits, accumulator.sub(old), accumulator, old);

@@ -210,8 +210,9 @@ export function defineStrings(table: SemanticsTable): void {
     repeated(
       c,
       () => {
-        c.f.set(a, c.load(bits, sourceAddress(c)));
+        // Processors fetch the second operand first: it decides which page fault there is when both are missing.
         c.f.set(b, c.load(bits, targetAddress(c)));
+        c.f.set(a, c.load(bits, sourceAddress(c)));
         c.setFlags(FLAGS.sub, bits, a.sub(b), a, b);
         advance(c, RSI, by);
         advance(c, RDI, by);

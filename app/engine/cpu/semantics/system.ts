@@ -235,8 +235,11 @@ function defineSegments(table: SemanticsTable): void {
   inspect('verw', 3);
   table.define('arpl', (c) => {
     const source = c.let(c.read(1).and(3));
-    const { old } = c.rmw(0, (value) => value.and(3).ltU(source).select(value.and(~3).or(source), value));
-    c.setEflags(0x40, old.and(3).ltU(source).shl(6));
+    const old = c.read(0);
+    const lower = c.let(old.and(3).ltU(source));
+    // Memory is written only when it changes.
+    c.f.if(lower, () => c.write(0, old.and(~3).or(source)));
+    c.setEflags(0x40, lower.shl(6));
   });
 }
 

@@ -6,6 +6,7 @@ import type { CoreFunctions, HostFunction } from '../functions.ts';
 import { defineAlu } from './alu.ts';
 import { SemanticsTable } from './context.ts';
 import { defineControl } from './control.ts';
+import { defineDecimal } from './decimal.ts';
 import { defineFlags } from './flags.ts';
 import { defineFxState } from './fx-state.ts';
 import { defineIntegerCore } from './integer-core.ts';
@@ -25,6 +26,7 @@ export function semanticsTable(): SemanticsTable {
   defineShifts(table);
   defineControl(table);
   defineStrings(table);
+  defineDecimal(table);
   defineSystem(table);
   defineSseMove(table);
   defineSseInteger(table);

@@ -4,6 +4,7 @@ import type { IsaRow } from '../isa/row.ts';
 
 const BY_NAME: Readonly<Record<string, string>> = {
   int: 'calls the host kernel, or depends on its interrupt table',
+  int1: 'a hypervisor below the host may report it at another address',
   syscall: 'calls the host kernel',
   sysenter: 'calls the host kernel',
   sysexit: 'differs between vendors in long mode',
@@ -25,6 +26,8 @@ const BY_NAME: Readonly<Record<string, string>> = {
 const BY_TEXT: readonly (readonly [string, string])[] = [
   ['popsreg | 0F A1', 'FS belongs to the C library of the recorder'],
   ['lfar | 0F B4', 'FS belongs to the C library of the recorder'],
+  ['ud | 0F 01 =C1', 'a hypervisor below the host answers it (VMCALL)'],
+  ['ud | 0F 01 =D9', 'a hypervisor below the host answers it (VMMCALL)'],
 ];
 
 /** Why `row` has no vectors, or null. */

@@ -164,10 +164,13 @@ function makeState(seed: number): Uint8Array {
   view.setBigUint64(STATE.rflags, BigInt(0x202 | (random.u32() & 0x8d5)), true);
 
   const fx = STATE.fx;
-  const masks = random.below(8) === 0 ? random.below(64) : 0x3f;
+  let masks = random.below(8) === 0 ? random.below(64) : 0x3f;
+  // An exception that the next waiting x87 instruction reports; the status word then has its summary bits.
+  const pending = random.below(20) === 0 ? 1 << random.below(6) : 0;
+  masks &= ~pending;
   const precision = random.pick([0, 2, 3, 3, 3]);
   view.setUint16(fx + FX.fcw, 0x40 | masks | (precision << 8) | (random.below(4) << 10), true);
-  const raised = random.below(4) === 0 ? random.below(64) & masks : 0;
+  const raised = (random.below(4) === 0 ? random.below(64) & masks : 0) | pending | (pending === 0 ? 0 : 0x8080);
   view.setUint16(fx + FX.fsw, raised | (random.below(8) << 8 & 0x700) | (random.below(8) << 11) | (random.below(2) << 14), true);
   bytes[fx + FX.ftw] = random.below(4) === 0 ? random.below(256) : 0xff;
   const sseMasks = random.below(8) === 0 ? random.below(64) : 0x3f;
