@@ -73,7 +73,8 @@ function packedIsNative(e: Element, op: Operation, a: Expr, b: Expr, r: Expr): E
   const zero = vConst(e, 0);
   const magnitude = operator(V128, e.arithmetic, [r]);
   const finite = vCompare(e, 'lt', magnitude, vConst(e, Number.POSITIVE_INFINITY));
-  const normal = vAnd(finite, vCompare(e, 'ge', magnitude, vConst(e, smallestNormal(e))));
+  // Above the smallest normal number; see `isNormal`.
+  const normal = vAnd(finite, vCompare(e, 'gt', magnitude, vConst(e, smallestNormal(e))));
   const isZeroLane = (v: Expr): Expr => vCompare(e, 'eq', v, zero);
   const operands = op === 'sqrt' ? vOrdinary(e, b) : vAnd(vOrdinary(e, a), vOrdinary(e, b));
   switch (op) {

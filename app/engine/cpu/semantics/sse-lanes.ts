@@ -81,10 +81,13 @@ export function notDenormal(e: Element, bits: Expr): Expr {
   const range = e.bits === 32 ? i32(0xff_fffe) : i64(0x1f_ffff_ffff_fffen);
   return bits.shl(1).sub(2).geU(range);
 }
-/** i32: the pattern is that of a normal number. */
+/**
+ * i32: the pattern is that of a normal number above the smallest. The smallest is left out because a result that only became normal
+ * by rounding to a denormal's precision counts as tiny (underflow).
+ */
 export function isNormal(e: Element, bits: Expr): Expr {
-  const low = e.bits === 32 ? i32(0x0100_0000) : i64(0x20_0000_0000_0000n);
-  const range = e.bits === 32 ? i32(0xfe00_0000 | 0) : i64(0xffc0_0000_0000_0000n);
+  const low = e.bits === 32 ? i32(0x0100_0002) : i64(0x20_0000_0000_0002n);
+  const range = e.bits === 32 ? i32(0xfdff_fffe | 0) : i64(0xffbf_ffff_ffff_fffen);
   return bits.shl(1).sub(low).ltU(range);
 }
 /** i32: neither infinity nor NaN. */
