@@ -26,10 +26,23 @@ describe('simd', () => {
   it('has operators that WebAssembly accepts with these types', () => {
     for (const name of SIMD_OPERATORS) {
       const scalarType = { i8x16: I32, i16x8: I32, i32x4: I32, i64x2: I64, f32x4: F32, f64x2: F64, v128: V128 }[name.split('.')[0]];
-      const scalar = { [I32]: load('i32', i32(0)), [I64]: load('i64', i32(0)), [F32]: load('f32', i32(0)), [F64]: load('f64', i32(0)) }[scalarType as number] ?? a;
+      const scalar =
+        { [I32]: load('i32', i32(0)), [I64]: load('i64', i32(0)), [F32]: load('f32', i32(0)), [F64]: load('f64', i32(0)) }[
+          scalarType as number
+        ] ?? a;
       const operation = name.split('.')[1];
-      const one = /^(not|abs|neg|popcnt|any_true|all_true|bitmask|ceil|floor|trunc|nearest|sqrt|extend_.*|extadd_.*|demote.*|promote.*|trunc_.*|convert_.*)$/;
-      const args = operation === 'splat' ? [scalar] : one.test(operation) ? [a] : /^sh[lr]/.test(operation) ? [a, i32(3)] : operation === 'bitselect' ? [a, b, a] : [a, b];
+      const one =
+        /^(not|abs|neg|popcnt|any_true|all_true|bitmask|ceil|floor|trunc|nearest|sqrt|extend_.*|extadd_.*|demote.*|promote.*|trunc_.*|convert_.*)$/;
+      const args =
+        operation === 'splat'
+          ? [scalar]
+          : one.test(operation)
+            ? [a]
+            : /^sh[lr]/.test(operation)
+              ? [a, i32(3)]
+              : operation === 'bitselect'
+                ? [a, b, a]
+                : [a, b];
       expect(() => run((f) => f.drop(simd(name, ...args))), name).not.toThrow();
     }
   });

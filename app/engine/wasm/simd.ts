@@ -93,7 +93,11 @@ export function shuffle(a: Expr, b: Expr, pattern: ArrayLike<number>): Expr {
 
 /** A shuffle of lanes of `bytes` each: lane `i` of the result is lane `lanes[i]` of `a` followed by `b`. */
 export function shuffleLanes(bytes: 1 | 2 | 4 | 8, a: Expr, b: Expr, lanes: readonly number[]): Expr {
-  return shuffle(a, b, lanes.flatMap((lane) => Array.from({ length: bytes }, (_, i) => lane * bytes + i)));
+  return shuffle(
+    a,
+    b,
+    lanes.flatMap((lane) => Array.from({ length: bytes }, (_, i) => lane * bytes + i)),
+  );
 }
 
 /** A constant from its lanes of `bytes` each; few lanes are repeated to fill the vector. */

@@ -49,18 +49,12 @@ class Area {
     const sum = typeof offset === 'number' ? this.#base.add(offset) : this.#base.add(offset.extU());
     return this.#c.mode === 64 ? sum : sum.and(0xffff_ffff);
   }
-  /** The address of the last page's first byte that is inside the area. */
-  #lastPage(bytes: number): Expr {
-    const page = this.#c.let(this.at(bytes - 1).and(-4096));
-    return this.#c.let(page.gtU(this.#base).select(page, this.#base));
+  /** Touches the bytes at `offsets`, in this order: it decides which address a page fault reports. */
+  probeRead(offsets: readonly number[]): void {
+    for (const offset of offsets) this.#c.load(8, this.at(offset));
   }
-  probeRead(bytes: number): void {
-    this.#c.load(8, this.#base);
-    this.#c.load(8, this.#lastPage(bytes));
-  }
-  probeWrite(bytes: number): void {
-    this.#c.probeWrite(this.#base, 1);
-    this.#c.probeWrite(this.#lastPage(bytes), 1);
+  probeWrite(offsets: readonly number[]): void {
+    for (const offset of offsets) this.#c.probeWrite(this.#c.let(this.at(offset)), 1);
   }
   load(bits: number, offset: number | Expr): Expr {
     return this.#c.load(bits, this.at(offset));
@@ -121,7 +115,8 @@ function restoreX87(c: SemContext, area: Area): void {
   c.set16(CTX.ftop, fsw.shrU(11).and(7));
   c.set16(CTX.ftag, area.load(8, AREA.ftag));
   c.set16(CTX.fop, area.load(16, AREA.fop).and(0x7ff));
-  const pointer = (field: number, offset: number): void => c.set64(field, c.form.rexW ? area.load(64, offset) : area.load(32, offset).extU());
+  const pointer = (field: number, offset: number): void =>
+    c.set64(field, c.form.rexW ? area.load(64, offset) : area.load(32, offset).extU());
   pointer(CTX.fip, AREA.fip);
   pointer(CTX.fdp, AREA.fdp);
   repeatFor(f, 8, (n) => {
@@ -157,7 +152,13 @@ function checkedMxcsr(c: SemContext, area: Area): Expr {
 }
 
 /** EDX:EAX, limited to what XCR0 enables; i32, bound. */
-const requestedState = (c: SemContext): Expr => c.let(c.gpr(REG.rax, 32).and(c.get32(CTX.xcr0)).and(STATE_X87 | STATE_SSE));
+const requestedState = (c: SemContext): Expr =>
+  c.let(
+    c
+      .gpr(REG.rax, 32)
+      .and(c.get32(CTX.xcr0))
+      .and(STATE_X87 | STATE_SSE),
+  );
 
 /** XSAVE and XRSTOR need CR4.OSXSAVE and no task switch pending; CR0.EM has no meaning for them. */
 function checkXsave(c: SemContext): void {
@@ -168,14 +169,14 @@ function checkXsave(c: SemContext): void {
 function defineFxsave(table: SemanticsTable): void {
   table.define('fxsave', (c) => {
     const area = new Area(c, 16);
-    area.probeWrite(AREA.bytes);
+    area.probeWrite([AREA.bytes - 1, 0]);
     saveX87(c, area);
     saveMxcsr(c, area);
     saveXmm(c, area);
   });
   table.define('fxrstor', (c) => {
     const area = new Area(c, 16);
-    area.probeRead(AREA.bytes);
+    area.probeRead([AREA.bytes - 1, 0]);
     const mxcsr = checkedMxcsr(c, area);
     restoreX87(c, area);
     c.set32(CTX.mxcsr, mxcsr);
@@ -187,7 +188,7 @@ function defineXsave(table: SemanticsTable): void {
   table.define('xsave xsaveopt', (c) => {
     checkXsave(c);
     const area = new Area(c, 64);
-    area.probeWrite(HEADER.bytes);
+    area.probeWrite([0, HEADER.bytes - 1]);
     const requested = requestedState(c);
     const saved = area.load(64, HEADER.stateBits);
     c.f.if(requested.and(STATE_X87), () => saveX87(c, area));
@@ -202,7 +203,7 @@ function defineXsave(table: SemanticsTable): void {
   table.define('xrstor', (c) => {
     checkXsave(c);
     const area = new Area(c, 64);
-    area.probeRead(HEADER.bytes);
+    area.probeRead([0, HEADER.stateBits, HEADER.bytes - 1]);
     const requested = requestedState(c);
     const present = area.load(64, HEADER.stateBits);
     const xcr0 = c.get64(CTX.xcr0);

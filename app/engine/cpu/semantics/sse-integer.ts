@@ -35,10 +35,16 @@ type Binary = (a: Expr, b: Expr) => Expr;
 const absoluteDifference: Binary = (a, b) => simd('v128.or', simd('i8x16.sub_sat_u', a, b), simd('i8x16.sub_sat_u', b, a));
 
 /** PMULHW and PMULHUW: upper halves of the 32-bit products. */
-const multiplyHigh = (low: SimdOperator, high: SimdOperator): Binary => (a, b) => shuffleLanes(2, simd(low, a, b), simd(high, a, b), ODD_WORDS);
+const multiplyHigh =
+  (low: SimdOperator, high: SimdOperator): Binary =>
+  (a, b) =>
+    shuffleLanes(2, simd(low, a, b), simd(high, a, b), ODD_WORDS);
 
 /** PMULUDQ and PMULDQ: products of the even lanes. */
-const multiplyEven = (operator: SimdOperator): Binary => (a, b) => simd(operator, shuffleLanes(4, a, a, [0, 2, 0, 2]), shuffleLanes(4, b, b, [0, 2, 0, 2]));
+const multiplyEven =
+  (operator: SimdOperator): Binary =>
+  (a, b) =>
+    simd(operator, shuffleLanes(4, a, a, [0, 2, 0, 2]), shuffleLanes(4, b, b, [0, 2, 0, 2]));
 
 /** PMADDUBSW: the products of unsigned and signed bytes fit into words; their sums saturate. */
 const multiplyAddBytes: Binary = (a, b) => {
@@ -64,17 +70,21 @@ const sumOfDifferences: Binary = (a, b) => {
 };
 
 /** PSIGN: zero, negated or unchanged by the sign of `b`. */
-const applySign = (shape: 'i8x16' | 'i16x8' | 'i32x4'): Binary => (a, b) => {
-  const zero = v128(new Uint8Array(16));
-  const signed = simd('v128.bitselect', simd(`${shape}.neg`, a), a, simd(`${shape}.lt_s`, b, zero));
-  return simd('v128.andnot', signed, simd(`${shape}.eq`, b, zero));
-};
+const applySign =
+  (shape: 'i8x16' | 'i16x8' | 'i32x4'): Binary =>
+  (a, b) => {
+    const zero = v128(new Uint8Array(16));
+    const signed = simd('v128.bitselect', simd(`${shape}.neg`, a), a, simd(`${shape}.lt_s`, b, zero));
+    return simd('v128.andnot', signed, simd(`${shape}.eq`, b, zero));
+  };
 
 /** PHADD and PHSUB: neighbours of `a`, then of `b`. */
-const horizontal = (bytes: 2 | 4, operator: SimdOperator): Binary => (a, b) => {
-  const [even, odd] = bytes === 2 ? [EVEN_WORDS, ODD_WORDS] : [EVEN_DWORDS, ODD_DWORDS];
-  return simd(operator, shuffleLanes(bytes, a, b, even), shuffleLanes(bytes, a, b, odd));
-};
+const horizontal =
+  (bytes: 2 | 4, operator: SimdOperator): Binary =>
+  (a, b) => {
+    const [even, odd] = bytes === 2 ? [EVEN_WORDS, ODD_WORDS] : [EVEN_DWORDS, ODD_DWORDS];
+    return simd(operator, shuffleLanes(bytes, a, b, even), shuffleLanes(bytes, a, b, odd));
+  };
 
 /** Instructions that treat both halves of the vector alike, or exist for XMM only. */
 const COMPOSED: Readonly<Record<string, Binary>> = {
@@ -157,7 +167,11 @@ function minimumWithPosition(source: Expr): Expr {
   const sixteen = i32(16);
   const withIndex = (words: Expr, first: number): Expr =>
     simd('v128.or', simd('i32x4.shl', words, sixteen), constantLanes(4, [first, first + 1, first + 2, first + 3]));
-  return simd('i32x4.min_u', withIndex(simd('i32x4.extend_low_i16x8_u', source), 0), withIndex(simd('i32x4.extend_high_i16x8_u', source), 4));
+  return simd(
+    'i32x4.min_u',
+    withIndex(simd('i32x4.extend_low_i16x8_u', source), 0),
+    withIndex(simd('i32x4.extend_high_i16x8_u', source), 4),
+  );
 }
 
 export function defineSseInteger(table: SemanticsTable): void {

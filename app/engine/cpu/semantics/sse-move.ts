@@ -5,7 +5,7 @@
  * Non-temporal moves are ordinary ones. Alignment of 128-bit memory operands is checked by `readV` and `writeV`.
  */
 import { CTX, REG } from '../../memory/vcpu-context.ts';
-import { type Expr, I32, i32, v128 } from '../../wasm/expr.ts';
+import { type Expr, I32, v128 } from '../../wasm/expr.ts';
 import { load } from '../../wasm/function-builder.ts';
 import { replaceLane, shuffleLanes, simd } from '../../wasm/simd.ts';
 import { OPERAND_KIND as K } from '../isa/row.ts';
@@ -39,10 +39,11 @@ function storeMasked(c: SemContext): void {
     const sum = address.add(offset.extU());
     return c.mode === 64 ? sum : sum.and(0xffff_ffff);
   };
-  // Only bytes that are stored can fault: the first and the last of them decide, as they span two pages at most.
+  // Entered before the access, as AMD's processors do: seen only when it faults.
+  if (mmx) enterMmx(c);
+  // Processors may or may not look at pages of which no byte is stored: this one does, whatever the mask.
+  c.probeWrite(address, mmx ? 8 : 16);
   f.if(mask, () => {
-    c.probeWrite(c.let(linear(mask.ctz())), 1);
-    c.probeWrite(c.let(linear(i32(31).sub(mask.clz()))), 1);
     const from = c.let(c.vectorSlot(0));
     const at = f.local(I32);
     f.loop((again) => {
@@ -52,7 +53,6 @@ function storeMasked(c: SemContext): void {
       f.brIf(again, mask);
     });
   });
-  if (mmx) enterMmx(c);
 }
 
 export function defineSseMove(table: SemanticsTable): void {

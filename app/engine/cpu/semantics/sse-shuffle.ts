@@ -23,21 +23,42 @@ const selector = (imm: number, n: number): number => (imm >> (2 * n)) & 3;
 /** Swizzle pattern of PSHUFD: dword `i` is that which selector `i` of `imm` names. */
 function dwordPattern(imm: Expr): Expr {
   // A multiplication shifts every lane by its own amount.
-  const selectors = simd('v128.and', simd('i32x4.shr_u', simd('i32x4.mul', simd('i32x4.splat', imm), constantLanes(4, [64, 16, 4, 1])), i32(6)), constantLanes(4, [3]));
+  const selectors = simd(
+    'v128.and',
+    simd('i32x4.shr_u', simd('i32x4.mul', simd('i32x4.splat', imm), constantLanes(4, [64, 16, 4, 1])), i32(6)),
+    constantLanes(4, [3]),
+  );
   return simd('i32x4.add', simd('i32x4.mul', selectors, constantLanes(4, [0x0404_0404])), constantLanes(4, [0x0302_0100]));
 }
 
 /** Swizzle pattern for both halves: word `i` of a half is that which selector `i` names. */
 function wordPattern(imm: Expr): Expr {
-  const selectors = simd('v128.and', simd('i16x8.shr_u', simd('i16x8.mul', simd('i16x8.splat', imm), constantLanes(2, [64, 16, 4, 1])), i32(6)), constantLanes(2, [3]));
-  return simd('i16x8.add', simd('i16x8.mul', selectors, constantLanes(2, [0x0202])), constantLanes(2, [0x0100, 0x0100, 0x0100, 0x0100, 0x0908, 0x0908, 0x0908, 0x0908]));
+  const selectors = simd(
+    'v128.and',
+    simd('i16x8.shr_u', simd('i16x8.mul', simd('i16x8.splat', imm), constantLanes(2, [64, 16, 4, 1])), i32(6)),
+    constantLanes(2, [3]),
+  );
+  return simd(
+    'i16x8.add',
+    simd('i16x8.mul', selectors, constantLanes(2, [0x0202])),
+    constantLanes(2, [0x0100, 0x0100, 0x0100, 0x0100, 0x0908, 0x0908, 0x0908, 0x0908]),
+  );
 }
 
 function defineShuffles(table: SemanticsTable): void {
   table.define('pshufd', (c) => {
     const source = c.readV(1);
     const imm = c.immediate(2);
-    if (imm.isConst) c.writeV(0, shuffleLanes(4, source, source, [0, 1, 2, 3].map((n) => selector(Number(imm.value), n))));
+    if (imm.isConst)
+      c.writeV(
+        0,
+        shuffleLanes(
+          4,
+          source,
+          source,
+          [0, 1, 2, 3].map((n) => selector(Number(imm.value), n)),
+        ),
+      );
     else c.writeV(0, simd('i8x16.swizzle', source, dwordPattern(imm)));
   });
   const words = (name: string, low: boolean, high: boolean): void =>
@@ -71,7 +92,7 @@ function defineShuffles(table: SemanticsTable): void {
     const a = c.readV(0);
     const imm = c.immediate(2);
     const low = imm.and(1).select(shuffleLanes(8, a, b, [1, 2]), shuffleLanes(8, a, b, [0, 2]));
-    const high = imm.and(2).select(shuffleLanes(8, a, b, [1, 3]), shuffleLanes(8, a, b, [0, 3]));
+    const high = imm.and(2).select(shuffleLanes(8, a, b, [1, 3]), shuffleLanes(8, a, b, [0, 2]));
     c.writeV(0, shuffleLanes(8, low, high, [0, 3]));
   });
   table.define('pshufb', (c) => {
@@ -85,10 +106,20 @@ function defineShuffles(table: SemanticsTable): void {
     table.define(names, (c) => {
       const mmx = isMmx(c, 0);
       // The low unpacks read 32 bits from memory for MMX.
-      const b = mmx && c.isMemory(1) ? c.let(simd(c.width(1) === 32 ? 'i32x4.splat' : 'i64x2.splat', c.readLow(1, c.width(1)))) : readVector(c, 1);
+      const b =
+        mmx && c.isMemory(1) ? c.let(simd(c.width(1) === 32 ? 'i32x4.splat' : 'i64x2.splat', c.readLow(1, c.width(1)))) : readVector(c, 1);
       const lanes = 16 / bytes;
       const first = high ? (mmx ? lanes / 4 : lanes / 2) : 0;
-      writeVector(c, 0, shuffleLanes(bytes, readVector(c, 0), b, Array.from({ length: lanes }, (_, i) => ((first + (i >> 1)) % lanes) + (i & 1) * lanes)));
+      writeVector(
+        c,
+        0,
+        shuffleLanes(
+          bytes,
+          readVector(c, 0),
+          b,
+          Array.from({ length: lanes }, (_, i) => ((first + (i >> 1)) % lanes) + (i & 1) * lanes),
+        ),
+      );
     });
   unpack('punpcklbw', 1, false);
   unpack('punpcklwd', 2, false);
@@ -121,7 +152,15 @@ function defineByteShifts(table: SemanticsTable): void {
     }
     if (imm.isConst) {
       const count = Number(imm.value);
-      if (count <= 16) return c.writeV(0, shuffle(b, a, IOTA.map((i) => i + count)));
+      if (count <= 16)
+        return c.writeV(
+          0,
+          shuffle(
+            b,
+            a,
+            IOTA.map((i) => i + count),
+          ),
+        );
     }
     const low = simd('i8x16.swizzle', b, simd('i8x16.add_sat_u', iota(), splatByte(imm)));
     const high = simd('i8x16.swizzle', a, simd('i8x16.add', iota(), splatByte(imm.sub(16))));
@@ -137,9 +176,20 @@ function defineBlends(table: SemanticsTable): void {
       const imm = c.immediate(2);
       const lanes = 16 / bytes;
       if (imm.isConst) {
-        return c.writeV(0, shuffleLanes(bytes, a, b, Array.from({ length: lanes }, (_, i) => i + ((Number(imm.value) >> i) & 1) * lanes)));
+        return c.writeV(
+          0,
+          shuffleLanes(
+            bytes,
+            a,
+            b,
+            Array.from({ length: lanes }, (_, i) => i + ((Number(imm.value) >> i) & 1) * lanes),
+          ),
+        );
       }
-      const bits = constantLanes(bytes, Array.from({ length: lanes }, (_, i) => 1 << i));
+      const bits = constantLanes(
+        bytes,
+        Array.from({ length: lanes }, (_, i) => 1 << i),
+      );
       const chosen = simd(equals, simd('v128.and', simd(splat, bytes === 8 ? imm.extU() : imm), bits), bits);
       c.writeV(0, simd('v128.bitselect', b, a, chosen));
     });

@@ -14,7 +14,17 @@ import { FLAGS } from '../record.ts';
 import { ARITHMETIC_FLAGS, type SemanticsTable, type SemContext } from './context.ts';
 
 /** Fields of the immediate. */
-const IMM = { words: 1, signed: 2, aggregation: 0xc, ranges: 4, equalEach: 8, equalOrdered: 0xc, negate: 0x10, maskedNegate: 0x20, output: 0x40 } as const;
+const IMM = {
+  words: 1,
+  signed: 2,
+  aggregation: 0xc,
+  ranges: 4,
+  equalEach: 8,
+  equalOrdered: 0xc,
+  negate: 0x10,
+  maskedNegate: 0x20,
+  output: 0x40,
+} as const;
 
 /** What differs between strings of bytes and of words. */
 interface Shape {
@@ -60,7 +70,9 @@ function defineAggregation(core: CoreFunctions, name: string, shape: Shape): num
         f.loop((again) => {
           f.brIf(out, index.geU(setLength));
           // Positions whose counterpart would lie behind the vector's end are not compared.
-          const matches = equal(splatElement(shape, set, index)).and(valid).or(~shape.full);
+          const matches = equal(splatElement(shape, set, index))
+            .and(valid)
+            .or(~shape.full);
           f.set(result, result.and(matches.shrS(index)));
           f.set(index, index.add(1));
           f.br(again);
@@ -114,7 +126,10 @@ export function defineSseStringCore(core: CoreFunctions): void {
 
   core.define('pcmpstr_length', [V128, I32], [I32], (f) => {
     const zero = v128(new Uint8Array(16));
-    const firstZero = (shape: Shape): Expr => bits(shape, simd(`${shape.name}.eq`, f.param(0), zero)).or(shape.full + 1).ctz();
+    const firstZero = (shape: Shape): Expr =>
+      bits(shape, simd(`${shape.name}.eq`, f.param(0), zero))
+        .or(shape.full + 1)
+        .ctz();
     f.if(f.param(1).and(IMM.words), () => f.return(firstZero(WORDS)));
     f.return(firstZero(BYTES));
   });
