@@ -3,6 +3,10 @@
 
 const LAST_LINES = 24;
 const MAX_LINE = 200;
+const ESC = '\x1b';
+const BEL = '\x07';
+/** CSI, OSC, and the short ones. */
+const ESCAPE_SEQUENCES = new RegExp(`${ESC}(?:\\[[0-9;?]*[ -/]*[@-~]|\\][^${BEL}${ESC}]*(?:${BEL}|${ESC}\\\\)?|[ -/]*[0-~])`, 'g');
 
 /** Lines to print below the sentence that says that the guest crashed. */
 export function crashLines(report: readonly string[], scrollback: Uint8Array): string[] {
@@ -14,18 +18,13 @@ export function crashLines(report: readonly string[], scrollback: Uint8Array): s
 
 /** The last lines of a console as plain text: without control sequences and other bytes that a terminal would act on. */
 export function lastConsoleLines(scrollback: Uint8Array): string[] {
-  const plain = new TextDecoder()
-    .decode(scrollback)
-    // Escape sequences: CSI, OSC, and those of two characters.
-    // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for.
-    .replace(/\x1b(?:\[[0-9;?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])/g, '');
+  const plain = new TextDecoder().decode(scrollback).replace(ESCAPE_SEQUENCES, '');
   return plain
     .split(/\r*\n\r*/)
     .map((line) =>
       line
         .slice(line.lastIndexOf('\r') + 1)
-        // biome-ignore lint/suspicious/noControlCharactersInRegex: as above.
-        .replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f]/g, '')
+        .replace(/(?!\t)\p{Cc}/gu, '')
         .slice(0, MAX_LINE)
         .trimEnd(),
     )

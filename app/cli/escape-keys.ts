@@ -38,11 +38,11 @@ export class EscapeKeys {
     let at = 0;
     while (at < chunk.length) {
       if (this.#state === 'guest') {
-        const escape = chunk.indexOf(ESCAPE_BYTE, at);
-        const end = escape < 0 ? chunk.length : escape;
+        const escapeAt = chunk.indexOf(ESCAPE_BYTE, at);
+        const end = escapeAt < 0 ? chunk.length : escapeAt;
         if (end > at) events.push({ kind: 'bytes', bytes: chunk.subarray(at, end) });
         at = end;
-        if (escape < 0) break;
+        if (escapeAt < 0) break;
         this.#state = 'menu';
         events.push({ kind: 'open' });
         at++;

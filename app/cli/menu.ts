@@ -8,7 +8,7 @@ import { ESCAPE_BYTE, type MenuChoice } from './escape-keys.ts';
 import type { CliMachine, OutputStream } from './host.ts';
 import type { Screen } from './screen.ts';
 
-const PROMPT = 'paravane: q quit  r reset  p shut down  b SysRq  s statistics  w size  ] Ctrl-] ';
+const PROMPT = 'paravane: q quit  r reset  p shut down  b SysRq  s statistics  w size  ] Ctrl-]';
 const SYSRQ_PROMPT = 'paravane: SysRq key (h lists them): ';
 
 export interface MenuActions {
@@ -49,23 +49,28 @@ export class Menu {
     this.#actions.releaseOutput();
   }
 
-  #choose(choice: Exclude<MenuChoice, 'sysrq'> | 'sysrq'): void {
+  #choose(choice: MenuChoice): void {
     switch (choice) {
       case 'quit':
-        return this.#actions.quit();
+        this.#actions.quit();
+        break;
       case 'reset':
-        return this.#actions.reset();
+        this.#actions.reset();
+        break;
       case 'shutdown':
-        return this.#shutDown();
+        this.#shutDown();
+        break;
       case 'statistics': {
         const machine = this.#actions.machine();
         if (machine !== null) this.#screen.say(statisticsLine(machine.stats()));
-        return;
+        break;
       }
       case 'window-size':
-        return this.#windowSize();
+        this.#windowSize();
+        break;
       case 'literal':
-        return this.#actions.type(Uint8Array.of(ESCAPE_BYTE));
+        this.#actions.type(Uint8Array.of(ESCAPE_BYTE));
+        break;
       case 'sysrq':
       case 'back':
     }
@@ -95,13 +100,14 @@ export class Menu {
 }
 
 const count = (value: number): string => Math.round(value).toLocaleString('en-US');
+const millions = (value: number): string => (value < 1e7 ? (value / 1e6).toFixed(1) : count(value / 1e6));
 const sum = (counters: Readonly<Record<string, number>>): number => Object.values(counters).reduce((total, value) => total + value, 0);
 
 /** The most telling counters in one line; those that are not known yet are left out. */
 export function statisticsLine(stats: MachineStats): string {
   const parts = [
     `${stats.wallSeconds.toFixed(1)} s`,
-    `${count(stats.instructions / 1e6)} million instructions (${count(stats.instructionsPerSecond / 1e6)} a second)`,
+    `${millions(stats.instructions)} million instructions (${millions(stats.instructionsPerSecond)} million a second)`,
   ];
   const hypercalls = sum(stats.hypercalls);
   if (hypercalls > 0) parts.push(`${count(hypercalls)} hypercalls`);

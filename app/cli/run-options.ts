@@ -105,8 +105,7 @@ export function runRequest(
   for (const name of ['kernel', 'initrd', 'stats'])
     if (args.get(name) === '') return usage(`--${name} needs the name of a file, not an empty one`);
   const name = args.get('name') ?? guest?.name ?? 'guest';
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: control characters are what is looked for.
-  if (name === '' || name.length > MAX_NAME || /[\x00-\x1f\x7f/]/.test(name))
+  if (name === '' || name.length > MAX_NAME || /[\p{Cc}/]/u.test(name))
     return usage(`--name: a name has 1 to ${MAX_NAME} characters and neither slashes nor control characters`);
 
   // Another kernel does not go with the initrd that was made for the guest's own.
