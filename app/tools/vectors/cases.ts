@@ -70,11 +70,11 @@ function operandBytes(form: VectorForm): number {
 }
 
 /** Makes the `n`th case of a form; null when this choice cannot be encoded. */
-export function makeCase(form: VectorForm, n: number): VectorCase | null {
+export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | null {
   const { row, mode, size } = form;
   const name = form.name;
-  const seed = hash(`${name}#${n}`) % SEEDS;
-  const random = new Random(hash(`${name}@${n}`));
+  const seed = hash(`${name}#${n}${salt}`) % SEEDS;
+  const random = new Random(hash(`${name}@${n}${salt}`));
   const c = new CaseBuilder(form, seed, random);
   if (c.chance(16)) c.rip = CODE + 0x1000 - 1 - random.below(8);
 

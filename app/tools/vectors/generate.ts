@@ -2,7 +2,8 @@
 /**
  * Records the instruction vectors on this machine: `node app/tools/vectors/generate.ts` (see README.md beside it).
  *
- * Options: `--count N` cases a form; `--only TEXT` forms whose name contains TEXT (written to no file, printed instead).
+ * Options: `--count N` cases a form; `--only TEXT` forms whose name contains TEXT (written to no file, printed instead); `--salt S` other
+ * random choices; `--out FOLDER` to write elsewhere.
  */
 import { execFileSync, spawn } from 'node:child_process';
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
@@ -32,7 +33,7 @@ const WITH_ERROR = new Set([8, 10, 11, 12, 13, 14, 17]);
 const BATCH = 256;
 
 const here = import.meta.dirname;
-const dataFolder = join(here, '../../engine/cpu/vectors/data');
+const dataFolder = option('out') ?? join(here, '../../engine/cpu/vectors/data');
 
 /** Files by family, in the table's order. */
 function families(): (form: VectorForm) => string {
@@ -115,6 +116,7 @@ function option(name: string): string | null {
 
 async function main(): Promise<void> {
   const only = option('only');
+  const salt = option('salt') ?? '';
   const perForm = Number(option('count') ?? CASES_A_FORM);
   const folder = mkdtempSync(join(tmpdir(), 'paravane-vectors-'));
   try {
@@ -127,7 +129,7 @@ async function main(): Promise<void> {
       if (only !== null && !form.name.includes(only)) continue;
       let made = 0;
       for (let n = 0; made < perForm && n < perForm * 8; n++) {
-        const item = makeCase(form, n);
+        const item = makeCase(form, n, salt);
         if (!item) continue;
         made++;
         const family = familyOf(form);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-/** Replays the recorded vectors and prints failures by form: `node app/tools/vectors/replay.ts [TEXT]` (forms whose name contains TEXT). */
-import { readdirSync, readFileSync } from 'node:fs';
+/** Replays the recorded vectors and prints failures by form: `node app/tools/vectors/replay.ts [FOLDER] [TEXT]` (forms whose name contains TEXT). */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { brotliDecompressSync } from 'node:zlib';
 import { parseVector } from '../../engine/cpu/vectors/case.ts';
 import { VectorPlayer } from '../../engine/cpu/vectors/replay.ts';
 
-const folder = join(import.meta.dirname, '../../engine/cpu/vectors/data');
-const only = process.argv[2] ?? '';
+const args = process.argv.slice(2);
+const folder = args[0] !== undefined && existsSync(args[0]) ? (args.shift() as string) : join(import.meta.dirname, '../../engine/cpu/vectors/data');
+const only = args[0] ?? '';
 const player = new VectorPlayer();
 const failures = new Map<string, { count: number; first: string }>();
 let total = 0;
