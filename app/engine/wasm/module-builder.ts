@@ -46,7 +46,7 @@ export class ModuleBuilder {
     this.#table = { module, name };
   }
 
-  /** All imports come before the first `define`. Returns the function index. */
+  /** Imports come before the first `define`, because they shift the indices of defined functions. Returns the function index. */
   importFunction(module: string, name: string, params: readonly ValType[], results: readonly ValType[]): number {
     if (this.#functions.length > 0) throw new Error('imports must be declared before functions');
     this.#imports.push({ module, name, type: this.type(params, results) });
@@ -58,6 +58,12 @@ export class ModuleBuilder {
     const f = new FunctionBuilder(params, results);
     this.#functions.push({ type: this.type(params, results), body: f, name });
     return { index: this.#imports.length + this.#functions.length - 1, f };
+  }
+
+  /** Adds a function whose body was written elsewhere. */
+  add(name: string, f: FunctionBuilder): number {
+    this.#functions.push({ type: this.type(f.params, f.results), body: f, name });
+    return this.#imports.length + this.#functions.length - 1;
   }
 
   export(name: string, index: number): void {

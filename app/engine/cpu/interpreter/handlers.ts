@@ -136,7 +136,9 @@ export class HandlerRegistry {
     this.#imports = imports;
     this.#table = table;
     this.#memoryPages = memoryPages;
-    INLINE.forEach((name, n) => this.#inline.set(name, OP.firstInline + n));
+    INLINE.forEach((name, n) => {
+      this.#inline.set(name, OP.firstInline + n);
+    });
   }
 
   /** The handler for the instruction that `decoder` holds. */
@@ -144,7 +146,7 @@ export class HandlerRegistry {
     const row = decoder.row;
     const rep = row.attributes.has('rep') ? decoder.rep : 0;
     const key =
-      ((((((row.id * 3 + SIZE_INDEX[decoder.operandSize]) * 6 + decoder.addressing) * 2 + (decoder.lock ? 1 : 0)) * 4 + rep) * 2 + (decoder.rex >> 3)) * 3 + SIZE_INDEX[decoder.mode]) * 3 +
+      ((((((row.id * 3 + SIZE_INDEX[decoder.operandSize]) * 6 + decoder.addressing) * 2 + (decoder.lock ? 1 : 0)) * 4 + rep) * 2 + ((decoder.rex >> 3) & 1)) * 3 + SIZE_INDEX[decoder.mode]) * 3 +
       SIZE_INDEX[decoder.addressSize];
     const known = this.#byKey.get(key);
     if (known) return known;
