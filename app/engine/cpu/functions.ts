@@ -17,6 +17,8 @@ export interface HostFunctionEnvironment {
   readonly host: VcpuHost;
   /** Host offset of a virtual address for an access, or a value <= 0 with the fault recorded. */
   readonly translate: (va: number, access: number) => number;
+  /** Must follow writes through a host offset: code made from those bytes is dropped. */
+  readonly wrote: (host: number, bytes: number) => void;
 }
 
 export interface HostFunction {

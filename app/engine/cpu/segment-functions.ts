@@ -17,6 +17,8 @@ const NP = 11;
 const SS_FAULT = 12;
 const GP = 13;
 
+const RSP = 4;
+
 const CR0_PE = 1;
 const EFER_LMA = 1 << 10;
 
@@ -27,6 +29,15 @@ const limitOf = (low: number, high: number): number => {
   return (high & 0x800000) !== 0 ? ((limit << 12) | 0xfff) >>> 0 : limit;
 };
 const baseOf = (low: number, high: number): number => (((low >>> 16) | ((high & 0xff) << 16) | (high & 0xff000000)) >>> 0);
+
+/** NaN, what does not fit into 53 bits, is not canonical either. */
+const canonical = (address: number): boolean => address >= -(2 ** 47) && address < 2 ** 47;
+/** A 64-bit value in halves. */
+interface Word {
+  readonly low: number;
+  readonly high: number;
+}
+const canonicalWord = ({ high }: Word): boolean => (high << 16) >> 16 === high;
 
 const isCode = (high: number): boolean => (high & 0x1800) === 0x1800;
 const dplOf = (high: number): number => (high >>> 13) & 3;
@@ -53,12 +64,14 @@ class Segments {
   readonly #host: VcpuHost;
   readonly #memory: GuestMemory;
   readonly #translate: (va: number, access: number) => number;
+  readonly #wrote: (host: number, bytes: number) => void;
 
   constructor(environment: HostFunctionEnvironment) {
     this.#ctx = environment.ctx;
     this.#host = environment.host;
     this.#memory = environment.memory;
     this.#translate = environment.translate;
+    this.#wrote = environment.wrote;
   }
 
   #fault(vector: number, selector: number): 1 {
@@ -103,45 +116,59 @@ class Segments {
     return 0;
   }
 
-  /** A code segment for a transfer at the same privilege level. */
-  #loadCode(selector: number): 0 | 1 {
+  /** The descriptor for a transfer at the same privilege level; null when it faults. */
+  #codeDescriptor(selector: number): readonly [number, number] | null {
     const ctx = this.#ctx;
     const cpl = ctx.u32(CTX.cpl);
-    if ((selector & 0xfffc) === 0) return this.#fault(GP, 0);
+    const refuse = (vector: number, code: number): null => {
+      this.#fault(vector, code);
+      return null;
+    };
+    if ((selector & 0xfffc) === 0) return refuse(GP, 0);
     const descriptor = this.#host.readDescriptor(selector);
-    if (!descriptor) return this.#fault(GP, selector);
-    const [low, high] = descriptor;
-    if (!isCode(high)) return this.#fault(GP, selector);
+    if (!descriptor) return refuse(GP, selector);
+    const [, high] = descriptor;
+    if (!isCode(high)) return refuse(GP, selector);
     const conforming = (high & 0x400) !== 0;
-    if (conforming ? dplOf(high) > cpl : dplOf(high) !== cpl || (selector & 3) > cpl) return this.#fault(GP, selector);
+    if (conforming ? dplOf(high) > cpl : dplOf(high) !== cpl || (selector & 3) > cpl) return refuse(GP, selector);
     // L and D together are reserved in long mode.
-    if ((ctx.u32(CTX.efer) & EFER_LMA) !== 0 && (high & 0x600000) === 0x600000) return this.#fault(GP, selector);
-    if (!present(high)) return this.#fault(NP, selector);
-    setCodeSegment(ctx, (selector & 0xfffc) | cpl, low, high);
-    return 0;
+    if ((ctx.u32(CTX.efer) & EFER_LMA) !== 0 && (high & 0x600000) === 0x600000) return refuse(GP, selector);
+    if (!present(high)) return refuse(NP, selector);
+    return descriptor;
   }
 
-  /** Reads `bits` from the stack at `offset` bytes above its top, as an exact number or NaN; null when it faults. */
-  #stack(offset: number, bits: number, sp: number): number | null {
-    const va = sp + offset;
-    let value = 0;
-    // Byte by byte over the page end is rare enough to be the only way.
-    for (let n = bits / 8 - 1; n >= 0; n--) {
+  #enterCode(selector: number, descriptor: readonly [number, number]): void {
+    setCodeSegment(this.#ctx, (selector & 0xfffc) | this.#ctx.u32(CTX.cpl), descriptor[0], descriptor[1]);
+  }
+
+  /** Reads a word of `bits` at `va`; null when it faults. */
+  #word(va: number, bits: number): Word | null {
+    // The first byte that cannot be read is the one that faults; byte by byte over the page end is rare enough to be the only way.
+    let low = 0;
+    let high = 0;
+    for (let n = 0; n < bits / 8; n++) {
       const host = this.#translate(va + n, ACCESS.read);
       if (host <= 0) return null;
       const byte = this.#memory.u8[host];
-      value = n === bits / 8 - 1 && bits === 64 ? (byte << 24) >> 24 : value * 256 + byte;
+      if (n < 4) low |= byte << (8 * n);
+      else high |= byte << (8 * (n - 4));
     }
-    return value;
+    return { low: low >>> 0, high };
   }
 
-  #stackPointer(): number {
+  /** Linear address of the top of the stack; null, with the fault recorded, when it is not canonical. */
+  #stackTop(): number | null {
     const ctx = this.#ctx;
-    return ctx.u32(CTX.codeBits) === 64 ? ctx.gpr(4) : ((ctx.u32(CTX.gpr + 32) + ctx.segBase(SEGREG.ss)) >>> 0);
+    if (ctx.u32(CTX.codeBits) !== 64) return (ctx.u32(CTX.gpr + RSP * 8) + ctx.segBase(SEGREG.ss)) >>> 0;
+    const top = ctx.gpr(RSP);
+    if (canonical(top)) return top;
+    this.#fault(SS_FAULT, 0);
+    return null;
   }
-  #setStackPointer(value: number): void {
-    if (this.#ctx.u32(CTX.codeBits) === 64) this.#ctx.setGpr(4, value);
-    else this.#ctx.setLoHi(CTX.gpr + 32, value >>> 0, 0);
+  #moveStack(long: boolean, bytes: number): void {
+    const ctx = this.#ctx;
+    if (long) ctx.setGpr(RSP, ctx.gpr(RSP) + bytes);
+    else ctx.setLoHi(CTX.gpr + RSP * 8, (ctx.u32(CTX.gpr + RSP * 8) + bytes) >>> 0, 0);
   }
 
   /** IRET to the same privilege level. */
@@ -149,31 +176,34 @@ class Segments {
     const ctx = this.#ctx;
     const bytes = bits / 8;
     const long = ctx.u32(CTX.codeBits) === 64;
-    const sp = this.#stackPointer();
-    const words: number[] = [];
+    const top = this.#stackTop();
+    if (top === null) return 1;
+    const words: Word[] = [];
     // In 64-bit mode SS:RSP is always popped.
     for (let n = 0; n < (long ? 5 : 3); n++) {
-      const word = this.#stack(n * bytes, bits, sp);
+      const word = this.#word(top + n * bytes, bits);
       if (word === null) return 1;
       words.push(word);
     }
     const [rip, cs, flags] = words;
+    const selector = cs.low & 0xffff;
     const cpl = ctx.u32(CTX.cpl);
-    if ((cs & 3) !== cpl) return this.#fault(GP, cs);
-    if (long && !(rip >= -(2 ** 47) && rip < 2 ** 47)) return this.#fault(GP, 0);
-    if (this.#loadCode(cs & 0xffff) !== 0) return 1;
+    if ((selector & 3) !== cpl) return this.#fault(GP, selector);
+    const descriptor = this.#codeDescriptor(selector);
+    if (!descriptor) return 1;
+    if (!canonicalWord(rip)) return this.#fault(GP, 0);
     if (long) {
-      if (this.load(SEGREG.ss, words[4] & 0xffff) !== 0) return 1;
-      ctx.setGpr(4, words[3]);
-    } else this.#setStackPointer(ctx.u32(CTX.gpr + 32) + 3 * bytes);
-    ctx.setNum(CTX.rip, bits === 64 ? rip : rip >>> 0);
+      if (this.load(SEGREG.ss, words[4].low & 0xffff) !== 0) return 1;
+      ctx.setLoHi(CTX.gpr + RSP * 8, words[3].low, words[3].high);
+    } else this.#moveStack(false, 3 * bytes);
+    this.#enterCode(selector, descriptor);
+    ctx.setLoHi(CTX.rip, rip.low, rip.high);
     const iopl = (ctx.rflags >> 12) & 3;
     let mask = 0x8d5 | RFLAGS.TF | RFLAGS.DF | RFLAGS.NT;
     if (bits > 16) mask |= RFLAGS.RF | RFLAGS.AC | RFLAGS.ID;
     if (cpl <= iopl) mask |= RFLAGS.IF;
     if (cpl === 0) mask |= RFLAGS.IOPL;
-    const low = flags % 0x1_0000_0000;
-    ctx.rflags = ((ctx.rflags & ~mask) | (low & mask) | 2) >>> 0;
+    ctx.rflags = ((ctx.rflags & ~mask) | (flags.low & mask) | 2) >>> 0;
     ctx.setU32(CTX.ccOp, 0);
     return 0;
   }
@@ -181,19 +211,20 @@ class Segments {
   /** Far RET to the same privilege level. */
   farReturn(bits: number, extra: number): 0 | 1 {
     const ctx = this.#ctx;
-    const sp = this.#stackPointer();
-    const rip = this.#stack(0, bits, sp);
+    const top = this.#stackTop();
+    if (top === null) return 1;
+    const rip = this.#word(top, bits);
     if (rip === null) return 1;
-    const cs = this.#stack(bits / 8, bits, sp);
+    const cs = this.#word(top + bits / 8, bits);
     if (cs === null) return 1;
-    if ((cs & 3) !== ctx.u32(CTX.cpl)) return this.#fault(GP, cs);
-    const wasLong = ctx.u32(CTX.codeBits) === 64;
-    const top = wasLong ? ctx.gpr(4) : ctx.u32(CTX.gpr + 32);
-    if (this.#loadCode(cs & 0xffff) !== 0) return 1;
-    const after = top + (2 * bits) / 8 + extra;
-    if (wasLong) ctx.setGpr(4, after);
-    else ctx.setLoHi(CTX.gpr + 32, after >>> 0, 0);
-    ctx.setNum(CTX.rip, rip);
+    const selector = cs.low & 0xffff;
+    if ((selector & 3) !== ctx.u32(CTX.cpl)) return this.#fault(GP, selector);
+    const descriptor = this.#codeDescriptor(selector);
+    if (!descriptor) return 1;
+    if (!canonicalWord(rip)) return this.#fault(GP, 0);
+    this.#moveStack(ctx.u32(CTX.codeBits) === 64, (2 * bits) / 8 + extra);
+    this.#enterCode(selector, descriptor);
+    ctx.setLoHi(CTX.rip, rip.low, rip.high);
     return 0;
   }
 
@@ -205,17 +236,18 @@ class Segments {
     const oldSelector = ctx.selector(SEGREG.cs);
     const returnTo = ctx.num(CTX.rip);
     const bytes = bits / 8;
-    const wasLong = ctx.u32(CTX.codeBits) === 64;
-    const top = wasLong ? ctx.gpr(4) : ctx.u32(CTX.gpr + 32);
+    const descriptor = this.#codeDescriptor(selector);
+    if (!descriptor) return 1;
+    if (!canonical(target)) return this.#fault(GP, 0);
     if (call !== 0) {
-      const sp = this.#stackPointer();
-      for (let n = 1; n <= 2 * bytes; n++) if (this.#translate(sp - n, ACCESS.write) <= 0) return 1;
-      if (this.#loadCode(selector) !== 0) return 1;
+      const sp = this.#stackTop();
+      if (sp === null) return 1;
+      for (const word of [sp - bytes, sp - 2 * bytes]) for (let n = 0; n < bytes; n++) if (this.#translate(word + n, ACCESS.write) <= 0) return 1;
       this.#push(sp - bytes, oldSelector, bytes);
       this.#push(sp - 2 * bytes, returnTo, bytes);
-      if (wasLong) ctx.setGpr(4, top - 2 * bytes);
-      else ctx.setLoHi(CTX.gpr + 32, (top - 2 * bytes) >>> 0, 0);
-    } else if (this.#loadCode(selector) !== 0) return 1;
+      this.#moveStack(ctx.u32(CTX.codeBits) === 64, -2 * bytes);
+    }
+    this.#enterCode(selector, descriptor);
     ctx.setNum(CTX.rip, target);
     return 0;
   }
@@ -224,6 +256,7 @@ class Segments {
     for (let n = 0; n < bytes; n++) {
       const host = this.#translate(va + n, ACCESS.write);
       this.#memory.u8[host] = Math.floor(value / 256 ** n) & 0xff;
+      this.#wrote(host, 1);
     }
   }
 

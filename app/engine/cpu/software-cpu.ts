@@ -142,13 +142,14 @@ export class SoftwareVcpu implements Vcpu {
     const pages = layout.totalBytes / WASM_PAGE;
     const { core, bytes, hostFunctions } = buildCore(pages);
     const table = new WebAssembly.Table({ element: 'anyfunc', initial: 256 });
-    const environment: HostFunctionEnvironment = { memory, ctx, host, translate: (va, access) => this.#core.translate_number(base, va, access) };
+    const wrote = (hostOffset: number, length: number): void => {
+      const ram = hostOffset - layout.ramBase;
+      this.#code.invalidate(ram >>> 12, ram & 4095, length);
+    };
+    const environment: HostFunctionEnvironment = { memory, ctx, host, translate: (va, access) => this.#core.translate_number(base, va, access), wrote };
     const cpuidOut = new Uint32Array(4);
     const imports: Record<string, (...args: number[]) => number | undefined | void> = {
-      code_written: (_cpu, hostOffset, length) => {
-        const ram = hostOffset - layout.ramBase;
-        this.#code.invalidate(ram >>> 12, ram & 4095, length);
-      },
+      code_written: (_cpu, hostOffset, length) => wrote(hostOffset, length),
       store_hook: (_cpu, offset, length) => this.#hook?.(offset, length),
       lookup: (again) => this.#code.lookup(again !== 0),
       read_tsc: () => host.readTsc(),

@@ -110,6 +110,7 @@ function store80(c: SemContext): void {
 function storeMemory(c: SemContext, kind: number, pops: boolean, truncate = false): void {
   const address = c.linearAddress();
   const bits = c.width(0);
+  const status = c.let(c.get16(CTX.fsw));
   const stores = c.call('x87StorePrepare', [c.cpu, i32(kind), i32(truncate ? 1 : 0)]);
   c.f.if(
     stores,
@@ -119,7 +120,14 @@ function storeMemory(c: SemContext, kind: number, pops: boolean, truncate = fals
       track(c);
       c.callVoid('x87StoreCommit', [c.cpu, i32(pops ? 1 : 0)]);
     },
-    () => track(c),
+    () => {
+      // Memory is looked at all the same, before the exception is noted.
+      const noted = c.let(c.get16(CTX.fsw));
+      c.set16(CTX.fsw, status);
+      c.probeWrite(address, bits / 8);
+      c.set16(CTX.fsw, noted);
+      track(c);
+    },
   );
 }
 
