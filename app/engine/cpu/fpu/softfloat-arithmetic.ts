@@ -72,7 +72,13 @@ export function divide128(f: FunctionBuilder, hi: Expr, lo: Expr, d: Expr, quoti
       f.block((done) => {
         f.loop((again) => {
           f.brIf(done, rest.shrU(32).ne(i64(0)));
-          f.brIf(done, q.shrU(32).eqz().and(q.mul(d0).leU(rest.shl(32).or(next))));
+          f.brIf(
+            done,
+            q
+              .shrU(32)
+              .eqz()
+              .and(q.mul(d0).leU(rest.shl(32).or(next))),
+          );
           f.set(q, q.sub(1));
           f.set(rest, rest.add(d1));
           f.br(again);
@@ -318,7 +324,11 @@ function defineOperate(core: CoreFunctions): void {
     f.store('i32', cpu, i32(0), FP.flags);
     const call = (name: string, ...args: Expr[]): Expr => callExpr(I32, core.index(name), [cpu, ...args]);
     const swap = (): void => {
-      for (const [field, form] of [[SLOT.sign, 'i64'], [SLOT.sig, 'i64'], [SLOT.cls, 'i32']] as const) {
+      for (const [field, form] of [
+        [SLOT.sign, 'i64'],
+        [SLOT.sig, 'i64'],
+        [SLOT.cls, 'i32'],
+      ] as const) {
         f.scope(() => {
           const held = f.let(load(form, cpu, FP.a + field));
           f.store(form, cpu, load(form, cpu, FP.b + field), FP.a + field);
@@ -345,7 +355,17 @@ function defineOperate(core: CoreFunctions): void {
       );
     });
     // Invalid operations and divisions by zero come before denormal operands.
-    f.if(marks.and(CLS.denormal).ne(0).and(load('i32', cpu, FP.flags).and(EXC.IE | EXC.ZE).eqz()), () => raise(f, cpu, EXC.DE));
+    f.if(
+      marks
+        .and(CLS.denormal)
+        .ne(0)
+        .and(
+          load('i32', cpu, FP.flags)
+            .and(EXC.IE | EXC.ZE)
+            .eqz(),
+        ),
+      () => raise(f, cpu, EXC.DE),
+    );
     raise(f, cpu, earlier);
     f.return(result);
   });

@@ -16,7 +16,14 @@ function roundUpBit(f: FunctionBuilder, hi: Expr, lo: Expr, sign: Expr, rc: Expr
   f.if(
     rc.eqz(),
     () => f.set(up, lo.gtU(i64(INTEGER_BIT)).or(lo.eq(i64(INTEGER_BIT)).and(hi.wrap().and(1)))),
-    () => f.set(up, lo.ne(i64(0)).and(rc.ne(3)).and(sign.eq(rc.eq(1)))),
+    () =>
+      f.set(
+        up,
+        lo
+          .ne(i64(0))
+          .and(rc.ne(3))
+          .and(sign.eq(rc.eq(1))),
+      ),
   );
   return up;
 }
@@ -76,11 +83,19 @@ function defineCopies(core: CoreFunctions): void {
     finite(f, cpu, a.sign, a.exp, a.sig, i64(0));
   });
   // (cpu) → bits of NaN A, quieted.
-  for (const [name, fractionBits, exponentBits] of [['fpNan32', 23, 8], ['fpNan64', 52, 11]] as const) {
+  for (const [name, fractionBits, exponentBits] of [
+    ['fpNan32', 23, 8],
+    ['fpNan64', 52, 11],
+  ] as const) {
     core.define(name, [I32], [I64], (f) => {
       const cpu = f.param(0);
-      const fraction = load('i64', cpu, FP.a + SLOT.sig).or(i64(QUIET_BIT)).shl(1).shrU(64 - fractionBits);
-      const sign = load('i32', cpu, FP.a + SLOT.sign).extU().shl(fractionBits + exponentBits);
+      const fraction = load('i64', cpu, FP.a + SLOT.sig)
+        .or(i64(QUIET_BIT))
+        .shl(1)
+        .shrU(64 - fractionBits);
+      const sign = load('i32', cpu, FP.a + SLOT.sign)
+        .extU()
+        .shl(fractionBits + exponentBits);
       f.return(fraction.or(sign).or(i64(((1n << BigInt(exponentBits)) - 1n) << BigInt(fractionBits))));
     });
   }

@@ -19,7 +19,13 @@ export function shiftRightJam(f: FunctionBuilder, hi: Expr, lo: Expr, count: Exp
       count.ltS(64),
       () => {
         const lost = lo.shl(i64(64).sub(n)).ne(i64(0));
-        f.set(lo, lo.shrU(n).or(hi.shl(i64(64).sub(n))).or(lost.extU()));
+        f.set(
+          lo,
+          lo
+            .shrU(n)
+            .or(hi.shl(i64(64).sub(n)))
+            .or(lost.extU()),
+        );
         f.set(hi, hi.shrU(n));
       },
       () => {
@@ -145,7 +151,13 @@ function definePackNarrow(core: CoreFunctions, name: string, precision: number, 
       f.return(signBit.or(i64(infinity).sub(toInfinity.eqz().extU())));
     });
     raise(f, cpu, r.inexact.select(i32(EXC.PE), i32(0)).or(r.up));
-    f.return(r.sum.shl(1).shrU(discard + 1).or(exp.extU().shl(fractionBits)).or(signBit));
+    f.return(
+      r.sum
+        .shl(1)
+        .shrU(discard + 1)
+        .or(exp.extU().shl(fractionBits))
+        .or(signBit),
+    );
   });
 }
 

@@ -21,7 +21,8 @@ interface Fixed {
   readonly scale: number;
 }
 
-const bitLength = (value: bigint): number => (value === 0n ? 0 : value.toString(16).length * 4 - Math.clz32(Number.parseInt(value.toString(16)[0], 16)) + 28);
+const bitLength = (value: bigint): number =>
+  value === 0n ? 0 : value.toString(16).length * 4 - Math.clz32(Number.parseInt(value.toString(16)[0], 16)) + 28;
 const shift = (value: bigint, left: number): bigint => (left >= 0 ? value << BigInt(left) : value >> BigInt(-left));
 
 const constants = new Map<string, bigint>();
@@ -72,7 +73,7 @@ function expm1Fixed(x: bigint, bits: number): bigint {
   let sum = 0n;
   for (let k = 2n; term !== 0n; k++) {
     sum += term;
-    term = (term * x) / k >> BigInt(bits);
+    term = ((term * x) / k) >> BigInt(bits);
   }
   return sum;
 }
@@ -218,7 +219,11 @@ const INVALID: Outcome = { kind: 'class', result: RESULT.nan, sign: 1, flags: EX
 const value = (fixed: Fixed, exact = false, silent = false): Outcome => ({ kind: 'value', value: fixed, exact, silent });
 const multiply = (a: Fixed, b: Fixed): Fixed => ({ sign: a.sign ^ b.sign, magnitude: a.magnitude * b.magnitude, scale: a.scale + b.scale });
 /** A number so small that its first-order term decides: rounded towards zero (-1) or away from it (1) of the exact value. */
-const nudged = (fixed: Fixed, direction: number): Fixed => ({ sign: fixed.sign, magnitude: (fixed.magnitude << 200n) + BigInt(direction), scale: fixed.scale + 200 });
+const nudged = (fixed: Fixed, direction: number): Fixed => ({
+  sign: fixed.sign,
+  magnitude: (fixed.magnitude << 200n) + BigInt(direction),
+  scale: fixed.scale + 200,
+});
 
 function unary(op: number, a: Operand): Outcome {
   if (op === UNARY.f2xm1) {
@@ -240,7 +245,11 @@ function unary(op: number, a: Operand): Outcome {
   const { sine, cosine } = sinCos(fixedOf(a));
   if (op === UNARY.fsin) return value(sine);
   if (op === UNARY.fcos) return value(cosine);
-  return value({ sign: sine.sign ^ cosine.sign, magnitude: (sine.magnitude << BigInt(cosine.scale)) / cosine.magnitude, scale: sine.scale });
+  return value({
+    sign: sine.sign ^ cosine.sign,
+    magnitude: (sine.magnitude << BigInt(cosine.scale)) / cosine.magnitude,
+    scale: sine.scale,
+  });
 }
 
 /** ST(1) * log2(ST(0)). */
@@ -295,7 +304,8 @@ function log2Wide(sum: bigint, scale: number): Fixed {
 /** atan2(ST(1), ST(0)). */
 function arctangent(x: Operand, y: Operand): Outcome {
   const bits = 384;
-  const pi = (numerator: bigint, denominator: bigint): Outcome => value({ sign: y.sign, magnitude: (piFixed(bits) * numerator) / denominator, scale: bits });
+  const pi = (numerator: bigint, denominator: bigint): Outcome =>
+    value({ sign: y.sign, magnitude: (piFixed(bits) * numerator) / denominator, scale: bits });
   if (y.cls === CLS.inf) return x.cls === CLS.inf ? (x.sign ? pi(3n, 4n) : pi(1n, 4n)) : pi(1n, 2n);
   if (x.cls === CLS.inf) return x.sign ? pi(1n, 1n) : zero(y.sign);
   if (y.cls === CLS.zero) return x.sign ? pi(1n, 1n) : zero(y.sign);
@@ -365,4 +375,3 @@ export const FPU_HOST_FUNCTIONS: readonly HostFunction[] = [
     },
   },
 ];
-

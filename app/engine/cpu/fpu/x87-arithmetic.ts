@@ -99,7 +99,13 @@ function defineComparison(core: CoreFunctions): void {
         f.set(order, s.call('x87Order', quiet));
       },
     );
-    s.set16(CTX.fsw, s.get16(CTX.fsw).and(0xffff & ~FSW_CONDITIONS).or(conditionsOf(order)));
+    s.set16(
+      CTX.fsw,
+      s
+        .get16(CTX.fsw)
+        .and(0xffff & ~FSW_CONDITIONS)
+        .or(conditionsOf(order)),
+    );
     s.reportOrLeave();
     f.if(pops, () => {
       s.pop();
@@ -144,7 +150,14 @@ function defineComparison(core: CoreFunctions): void {
     });
     f.if(s.empty(p), () => f.set(bits, i32(FSW.C3 | FSW.C0)));
     const sign = load('i32', s.cpu, FP.a + SLOT.sign).shl(9);
-    s.set16(CTX.fsw, s.get16(CTX.fsw).and(0xffff & ~FSW_CONDITIONS).or(bits).or(sign));
+    s.set16(
+      CTX.fsw,
+      s
+        .get16(CTX.fsw)
+        .and(0xffff & ~FSW_CONDITIONS)
+        .or(bits)
+        .or(sign),
+    );
   });
 }
 
@@ -167,7 +180,16 @@ function defineStores(core: CoreFunctions): void {
       f.set(n, n.add(4));
       f.brIf(again, n.ltU(i64(64)));
     });
-    f.store('i32', cpu, rest.divU(i64(10)).shl(4).or(rest.remU(i64(10))).wrap(), FP.valueHigh);
+    f.store(
+      'i32',
+      cpu,
+      rest
+        .divU(i64(10))
+        .shl(4)
+        .or(rest.remU(i64(10)))
+        .wrap(),
+      FP.valueHigh,
+    );
     f.return(low);
   });
   // (cpu, low eight bytes, ninth and tenth byte): FBLD's value into slot A. Digits above 9 count as they weigh.

@@ -13,7 +13,19 @@ import { FSW, FSW_CONDITIONS, Stack, STACK_OVERFLOW, STACK_UNDERFLOW } from './x
 
 /** Operations of `x87Unary` and `x87Binary`; the transcendental ones go to the host under the same number. */
 export const FUNCTION = {
-  f2xm1: 0, fsin: 1, fcos: 2, fptan: 3, fyl2x: 4, fyl2xp1: 5, fpatan: 6, frndint: 7, fsincos: 8, fxtract: 9, fscale: 10, fprem: 11, fprem1: 12,
+  f2xm1: 0,
+  fsin: 1,
+  fcos: 2,
+  fptan: 3,
+  fyl2x: 4,
+  fyl2xp1: 5,
+  fpatan: 6,
+  frndint: 7,
+  fsincos: 8,
+  fxtract: 9,
+  fscale: 10,
+  fprem: 11,
+  fprem1: 12,
 } as const;
 /** Outcome of the host function beside `RESULT`: the operand is out of range (C2). */
 export const OUT_OF_RANGE = 4;
@@ -199,7 +211,12 @@ function defineFrames(core: CoreFunctions): void {
         });
         f.store('i64', cpu, load('i64', cpu, FP.a + SLOT.sig), FP.sig2);
         f.store('i32', cpu, sign.or(BIAS), FP.se2);
-        f.call(core.index('fpUnpackInt'), [cpu.add(FP.a), load('i32', cpu, FP.a + SLOT.exp).sub(BIAS).extS()]);
+        f.call(core.index('fpUnpackInt'), [
+          cpu.add(FP.a),
+          load('i32', cpu, FP.a + SLOT.exp)
+            .sub(BIAS)
+            .extS(),
+        ]);
         s.callVoid('fpPack80', ctl, s.call('fpCopy'));
         f.br(done);
       });
@@ -228,7 +245,15 @@ function defineFrames(core: CoreFunctions): void {
         },
       );
     });
-    f.if(op.sub(FUNCTION.fsin).ltU(3).or(op.eq(FUNCTION.fsincos)), () => s.set16(CTX.fsw, s.get16(CTX.fsw).and(0xffff & ~FSW.C2).or(partial.shl(10))));
+    f.if(op.sub(FUNCTION.fsin).ltU(3).or(op.eq(FUNCTION.fsincos)), () =>
+      s.set16(
+        CTX.fsw,
+        s
+          .get16(CTX.fsw)
+          .and(0xffff & ~FSW.C2)
+          .or(partial.shl(10)),
+      ),
+    );
     s.reportOrLeave();
     f.if(partial, () => f.return());
     s.writeResult(p);
@@ -270,18 +295,39 @@ function defineFrames(core: CoreFunctions): void {
         },
         () => f.set(result, transcendental(op)),
       );
-      f.if(denormal.ne(0).and(load('i32', cpu, FP.flags).and(EXC.IE | EXC.ZE).eqz()), () => raise(f, cpu, EXC.DE));
+      f.if(
+        denormal.ne(0).and(
+          load('i32', cpu, FP.flags)
+            .and(EXC.IE | EXC.ZE)
+            .eqz(),
+        ),
+        () => raise(f, cpu, EXC.DE),
+      );
       const ctl = f.let(s.ctlFull());
       // Scaled beyond what a wrapped exponent can tell: unmasked overflow gives infinity and underflow zero.
       const distance = load('i32', cpu, FP.exp).sub(BIAS);
-      f.if(op.eq(FUNCTION.fscale).and(result.eqz()).and(distance.geS(0xa000).or(distance.ltS(-0xa000))), () => {
-        f.if(ctl.and(distance.geS(0).select(i32(EXC.OE), i32(EXC.UE))).eqz(), () => f.set(ctl, i32(0x33f)));
-      });
+      f.if(
+        op
+          .eq(FUNCTION.fscale)
+          .and(result.eqz())
+          .and(distance.geS(0xa000).or(distance.ltS(-0xa000))),
+        () => {
+          f.if(ctl.and(distance.geS(0).select(i32(EXC.OE), i32(EXC.UE))).eqz(), () => f.set(ctl, i32(0x33f)));
+        },
+      );
       s.callVoid('fpPack80', ctl, result);
     });
     const withheld = f.let(s.call('x87Report'));
     f.if(withheld, () => f.store('i32', cpu, s.get16(CTX.fsw).and(FSW.C0 | FSW.C3), FP.conditions));
-    f.if(op.geS(FUNCTION.fprem), () => s.set16(CTX.fsw, s.get16(CTX.fsw).and(0xffff & ~FSW_CONDITIONS).or(load('i32', cpu, FP.conditions))));
+    f.if(op.geS(FUNCTION.fprem), () =>
+      s.set16(
+        CTX.fsw,
+        s
+          .get16(CTX.fsw)
+          .and(0xffff & ~FSW_CONDITIONS)
+          .or(load('i32', cpu, FP.conditions)),
+      ),
+    );
     f.if(withheld, () => f.return());
     f.if(
       keeps,
@@ -300,4 +346,3 @@ export function defineX87Functions(core: CoreFunctions): void {
   defineRemainder(core);
   defineFrames(core);
 }
-

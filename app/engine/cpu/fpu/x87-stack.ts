@@ -169,13 +169,19 @@ function defineTransfers(core: CoreFunctions): void {
     const [sig, se] = [f.param(1), f.param(2)];
     const target = s.physical(7);
     // An empty source, reported by the caller, comes first.
-    f.if(s.empty(target).eqz().and(load('i32', s.cpu, FP.flags).and(FSW.SF).eqz()), () => {
-      f.store('i32', s.cpu, i32(STACK_OVERFLOW), FP.flags);
-      s.reportOrLeave();
-      s.set16(CTX.ftop, target);
-      s.write(target, i64(INTEGER_BIT | QUIET_BIT), i32(0xffff));
-      f.return();
-    });
+    f.if(
+      s
+        .empty(target)
+        .eqz()
+        .and(load('i32', s.cpu, FP.flags).and(FSW.SF).eqz()),
+      () => {
+        f.store('i32', s.cpu, i32(STACK_OVERFLOW), FP.flags);
+        s.reportOrLeave();
+        s.set16(CTX.ftop, target);
+        s.write(target, i64(INTEGER_BIT | QUIET_BIT), i32(0xffff));
+        f.return();
+      },
+    );
     // An unmasked denormal operand is reported, but loaded.
     f.if(s.call('x87Report').and(EXC.IE), () => f.return());
     s.set16(CTX.ftop, target);
@@ -278,7 +284,12 @@ function defineTransfers(core: CoreFunctions): void {
     s.begin();
     const p = s.physical(0);
     const at = f.let(s.address(p));
-    s.setResult(load('i64', at, CTX.fpr), load('i32_16u', at, CTX.fpr + 8).and(f.param(1)).xor(f.param(2)));
+    s.setResult(
+      load('i64', at, CTX.fpr),
+      load('i32_16u', at, CTX.fpr + 8)
+        .and(f.param(1))
+        .xor(f.param(2)),
+    );
     f.if(s.empty(p), () => {
       s.raise(STACK_UNDERFLOW);
       s.defaultNan();

@@ -4,11 +4,27 @@
  *
  * Conversions that read or write an MMX register enter MMX state, also when they then report #XM; those from memory do not.
  */
-import { type Expr, F32, I32, I64, i32, i64, operator, V128, v128 } from '../../wasm/expr.ts';
+import { type Expr, type F32, I32, I64, i32, i64, operator, V128, v128 } from '../../wasm/expr.ts';
 import type { SemContext, SemanticsTable } from './context.ts';
 import {
-  DOUBLE, type Element, exactly, extract, fConst, isNative, isNormal, isZero, mxcsr, nativeOr, notDenormal, replace, SINGLE, vAllTrue,
-  vAnd, vCompare, vConst, vOrdinary,
+  DOUBLE,
+  type Element,
+  exactly,
+  extract,
+  fConst,
+  isNative,
+  isNormal,
+  isZero,
+  mxcsr,
+  nativeOr,
+  notDenormal,
+  replace,
+  SINGLE,
+  vAllTrue,
+  vAnd,
+  vCompare,
+  vConst,
+  vOrdinary,
 } from './sse-lanes.ts';
 import { enterMmx, writeMmx } from './vector-operands.ts';
 
@@ -207,9 +223,11 @@ export function defineSseConvert(table: SemanticsTable): void {
   table.define('cvtdq2pd', (c) => c.writeV(0, operator(V128, 0xfd0fe, [operator(V128, 0xfd012, [c.readLow(1, 64)])])));
   table.define('cvtpi2ps', (c) => pairFromIntegers(c, SINGLE));
   table.define('cvtpi2pd', (c) => pairFromIntegers(c, DOUBLE));
-  for (const [e, s, p] of [[SINGLE, 'ss', 'ps'], [DOUBLE, 'sd', 'pd']] as const) {
+  for (const [e, s, p] of [
+    [SINGLE, 'ss', 'ps'],
+    [DOUBLE, 'sd', 'pd'],
+  ] as const) {
     table.define(`round${s}`, (c) => roundScalar(c, e));
     table.define(`round${p}`, (c) => roundPacked(c, e));
   }
 }
-

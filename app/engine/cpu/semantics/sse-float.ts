@@ -12,11 +12,33 @@
 import { CTX } from '../../memory/vcpu-context.ts';
 import { type Expr, I32, i32, i64, operator, V128, v128 } from '../../wasm/expr.ts';
 import { callExpr, ifElse, load } from '../../wasm/function-builder.ts';
-import { type SemContext, type SemanticsTable } from './context.ts';
+import type { SemContext, SemanticsTable } from './context.ts';
 import { defineSseConvert } from './sse-convert.ts';
 import {
-  DOUBLE, type Element, exactly, extract, fConst, isFinite, isNative, isNormal, isZero, nativeOr, notDenormal, productIsExact, replace,
-  shuffle, SINGLE, smallestNormal, vAllTrue, vAnd, vCompare, vConst, vOr, vOrdinary, VOP, vXor,
+  DOUBLE,
+  type Element,
+  exactly,
+  extract,
+  fConst,
+  isFiniteBits,
+  isNative,
+  isNormal,
+  isZero,
+  nativeOr,
+  notDenormal,
+  productIsExact,
+  replace,
+  shuffle,
+  SINGLE,
+  smallestNormal,
+  vAllTrue,
+  vAnd,
+  vCompare,
+  vConst,
+  vOr,
+  vOrdinary,
+  VOP,
+  vXor,
 } from './sse-lanes.ts';
 
 /** Operation codes of `fpOperate`. */
@@ -42,19 +64,29 @@ function scalarIsNative(c: SemContext, e: Element, op: Operation, a: Expr, b: Ex
       const other = op === 'add' ? y : y.neg();
       const shadow = z.sub(x);
       const error = x.sub(z.sub(shadow)).add(other.sub(shadow));
-      return notDenormal(e, a).and(notDenormal(e, b)).and(isFinite(e, r)).and(nativeOr(c, () => error.eq(fConst(e, 0))));
+      return notDenormal(e, a)
+        .and(notDenormal(e, b))
+        .and(isFiniteBits(e, r))
+        .and(nativeOr(c, () => error.eq(fConst(e, 0))));
     }
     case 'mul': {
       const inRange = isNormal(e, r).or(isZero(r).and(isZero(a).or(isZero(b))));
-      return notDenormal(e, a).and(notDenormal(e, b)).and(inRange).and(nativeOr(c, () => isZero(r).or(productIsExact(e, a, b))));
+      return notDenormal(e, a)
+        .and(notDenormal(e, b))
+        .and(inRange)
+        .and(nativeOr(c, () => isZero(r).or(productIsExact(e, a, b))));
     }
     case 'div': {
-      const inRange = isNormal(e, r).and(isZero(b).eqz()).or(isZero(r).and(isZero(a)));
+      const inRange = isNormal(e, r)
+        .and(isZero(b).eqz())
+        .or(isZero(r).and(isZero(a)));
       const exact = (): Expr => isZero(r).or(productIsExact(e, r, b).and(z.mul(y).eq(x)));
       return notDenormal(e, a).and(notDenormal(e, b)).and(inRange).and(nativeOr(c, exact));
     }
     default:
-      return notDenormal(e, b).and(isNormal(e, r).or(isZero(r))).and(nativeOr(c, () => isZero(r).or(productIsExact(e, r, r).and(z.mul(z).eq(y)))));
+      return notDenormal(e, b)
+        .and(isNormal(e, r).or(isZero(r)))
+        .and(nativeOr(c, () => isZero(r).or(productIsExact(e, r, r).and(z.mul(z).eq(y)))));
   }
 }
 
@@ -133,7 +165,16 @@ function horizontal(c: SemContext, e: Element, op: Operation): void {
   const a = c.readV(0);
   const even = Array.from({ length: e.lanes }, (_, n) => n * 2);
   const left = c.let(shuffle(a, b, elements(e, even)));
-  const right = c.let(shuffle(a, b, elements(e, even.map((n) => n + 1))));
+  const right = c.let(
+    shuffle(
+      a,
+      b,
+      elements(
+        e,
+        even.map((n) => n + 1),
+      ),
+    ),
+  );
   c.writeV(0, packed(c, e, [op], left, right));
 }
 
@@ -154,7 +195,15 @@ function minMaxPacked(c: SemContext, e: Element, maximum: boolean): void {
   c.f.if(vAllTrue(e, vAnd(vOrdinary(e, a), vOrdinary(e, b))).eqz(), () =>
     exactly(c, () => {
       for (let n = 0; n < e.lanes; n++) {
-        c.f.set(r, replace(e, r, n, callExpr(e.integer, c.functions.index(`sseMinMax${e.bits}`), [c.cpu, i32(maximum ? 1 : 0), extract(e, a, n), extract(e, b, n)])));
+        c.f.set(
+          r,
+          replace(
+            e,
+            r,
+            n,
+            callExpr(e.integer, c.functions.index(`sseMinMax${e.bits}`), [c.cpu, i32(maximum ? 1 : 0), extract(e, a, n), extract(e, b, n)]),
+          ),
+        );
       }
     }),
   );
@@ -294,7 +343,10 @@ function dotProduct(c: SemContext, e: Element): void {
 }
 
 export function defineSseFloat(table: SemanticsTable): void {
-  for (const [e, s, p] of [[SINGLE, 'ss', 'ps'], [DOUBLE, 'sd', 'pd']] as const) {
+  for (const [e, s, p] of [
+    [SINGLE, 'ss', 'ps'],
+    [DOUBLE, 'sd', 'pd'],
+  ] as const) {
     for (const op of ['add', 'sub', 'mul', 'div', 'sqrt'] as const) {
       table.define(op + s, (c) => scalar(c, e, op));
       table.define(op + p, (c) => {

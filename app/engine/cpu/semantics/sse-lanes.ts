@@ -13,11 +13,13 @@ import { FP } from '../fpu/state.ts';
 import { type SemContext, VECTOR } from './context.ts';
 
 /** MXCSR bits that native arithmetic depends on: DAZ, masks, rounding, FTZ and PE. */
-const MODE_BITS = 0xffe0 & ~0x0001;
+const MODE_BITS = 0xffe0;
 /** Round to nearest, all masked, no DAZ or FTZ, PE set already. */
 const MODE_NATIVE = 0x1fa0;
 /** The same with PE clear: exact results only. */
 const MODE_EXACT = 0x1f80;
+
+const CR4_OSXMMEXCPT = 1 << 10;
 
 export interface Element {
   readonly bits: 32 | 64;
@@ -32,10 +34,26 @@ export interface Element {
   readonly replace: number;
 }
 export const SINGLE: Element = {
-  bits: 32, lanes: 4, integer: I32, float: F32, compare: 0xfd041, arithmetic: 0xfd0e0, allTrue: 0xfd0a3, extract: 0xfd01b, replace: 0xfd01c,
+  bits: 32,
+  lanes: 4,
+  integer: I32,
+  float: F32,
+  compare: 0xfd041,
+  arithmetic: 0xfd0e0,
+  allTrue: 0xfd0a3,
+  extract: 0xfd01b,
+  replace: 0xfd01c,
 };
 export const DOUBLE: Element = {
-  bits: 64, lanes: 2, integer: I64, float: F64, compare: 0xfd047, arithmetic: 0xfd0ec, allTrue: 0xfd0c3, extract: 0xfd01d, replace: 0xfd01e,
+  bits: 64,
+  lanes: 2,
+  integer: I64,
+  float: F64,
+  compare: 0xfd047,
+  arithmetic: 0xfd0ec,
+  allTrue: 0xfd0c3,
+  extract: 0xfd01d,
+  replace: 0xfd01e,
 };
 
 /** Offsets from `Element.compare`. */
@@ -91,7 +109,7 @@ export function isNormal(e: Element, bits: Expr): Expr {
   return bits.shl(1).sub(low).ltU(range);
 }
 /** i32: neither infinity nor NaN. */
-export function isFinite(e: Element, bits: Expr): Expr {
+export function isFiniteBits(e: Element, bits: Expr): Expr {
   return bits.shl(1).ltU(e.bits === 32 ? i32(0xff00_0000 | 0) : i64(0xffe0_0000_0000_0000n));
 }
 /** i32: the pattern is +0 or -0. */
@@ -101,7 +119,11 @@ export const isZero = (bits: Expr): Expr => bits.shl(1).eqz();
 export function productIsExact(e: Element, a: Expr, b: Expr): Expr {
   const one = e.bits === 32 ? i32(1 << 23) : i64(1n << 52n);
   const precision = e.bits === 32 ? 24 : 53;
-  return a.or(one).ctz().add(b.or(one).ctz()).geS(precision - 1);
+  return a
+    .or(one)
+    .ctz()
+    .add(b.or(one).ctz())
+    .geS(precision - 1);
 }
 
 /** i32: a native result may be taken: PE is set already, or it is clear and `exact` holds. */
@@ -110,9 +132,12 @@ export function nativeOr(c: SemContext, exact: () => Expr): Expr {
   return ifElse(mode.eq(MODE_NATIVE), i32(1), mode.eq(MODE_EXACT).and(exact()));
 }
 
-/** Runs lane functions: clears the flags before, and afterwards moves them into MXCSR or faults with #XM. */
+/** Runs lane functions: clears the flags before, and afterwards moves them into MXCSR or faults with #XM (#UD without CR4.OSXMMEXCPT). */
 export function exactly(c: SemContext, body: () => void): void {
   c.set32(FP.flags, i32(0));
   body();
-  c.faultIf(c.call('sseCommit', [c.cpu]), VECTOR.XM);
+  c.f.if(c.call('sseCommit', [c.cpu]), () => {
+    c.faultIf(c.get64(CTX.cr4).wrap().and(CR4_OSXMMEXCPT).eqz(), VECTOR.UD);
+    c.fault(VECTOR.XM);
+  });
 }

@@ -44,8 +44,14 @@ function fullTagWord(c: SemContext): Expr {
       const exponent = f.let(load('i32_16u', c.cpu, CTX.fpr + n * 16 + 8).and(0x7fff));
       const sig = f.let(load('i64', c.cpu, CTX.fpr + n * 16));
       const zero = sig.eqz().and(exponent.eqz());
-      const normal = exponent.sub(1).ltU(0x7ffe).and(sig.ltS(i64(0)));
-      const tag = inUse.and(1 << n).eqz().select(i32(3), zero.select(i32(1), normal.select(i32(0), i32(2))));
+      const normal = exponent
+        .sub(1)
+        .ltU(0x7ffe)
+        .and(sig.ltS(i64(0)));
+      const tag = inUse
+        .and(1 << n)
+        .eqz()
+        .select(i32(3), zero.select(i32(1), normal.select(i32(0), i32(2))));
       f.set(word, word.or(tag.shl(n * 2)));
     });
   }
@@ -56,7 +62,14 @@ function fullTagWord(c: SemContext): Expr {
 function setTags(c: SemContext, word: Expr): void {
   const empty = c.let(word.and(word.shrU(1)).and(0x5555));
   let tags: Expr = i32(0);
-  for (let n = 0; n < 8; n++) tags = tags.or(empty.shrU(n * 2).and(1).xor(1).shl(n));
+  for (let n = 0; n < 8; n++)
+    tags = tags.or(
+      empty
+        .shrU(n * 2)
+        .and(1)
+        .xor(1)
+        .shl(n),
+    );
   c.set16(CTX.ftag, tags);
 }
 
@@ -75,23 +88,22 @@ function storeEnvironment(c: SemContext, base: Expr): void {
   const [code, data] = [selector(c, SEGREG.cs), selector(c, SEGREG.ds)];
   if (isNarrow(c)) {
     const rest = [c.get32(CTX.fip), code, c.get32(CTX.fdp), data];
-    [...words, ...rest].forEach((value, n) => put(16, n * 2, value));
+    for (const [n, value] of [...words, ...rest].entries()) put(16, n * 2, value);
   } else {
     const high = 0xffff_0000 | 0;
     const rest = [c.get32(CTX.fip), code.or(c.get16(CTX.fop).and(0x7ff).shl(16)), c.get32(CTX.fdp), data.or(high)];
-    [...words.map((word) => word.or(high)), ...rest].forEach((value, n) => put(32, n * 4, value));
+    for (const [n, value] of [...words.map((word) => word.or(high)), ...rest].entries()) put(32, n * 4, value);
   }
 }
 
-/** Reads an environment image and commits it; `before` runs between the last read and the first change. */
-function loadEnvironment(c: SemContext, base: Expr, before: () => void): void {
+/** Reads an environment image and commits it. */
+function loadEnvironment(c: SemContext, base: Expr): void {
   const get = (bits: number, offset: number): Expr => c.load(bits, offsetBy(c, base, offset));
   const size = isNarrow(c) ? 2 : 4;
   const [control, status, tags] = [0, 1, 2].map((n) => get(16, n * size));
   const ip = get(size * 8, size * 3);
   const dp = get(size * 8, size * 5);
   const opcode = isNarrow(c) ? null : get(16, 18);
-  before();
   setControlAndStatus(c, control, status);
   c.set16(CTX.ftop, status.shrU(11).and(7));
   setTags(c, tags);
@@ -134,7 +146,7 @@ function restore(c: SemContext): void {
   for (let n = 0; n < 8; n++) {
     values.push([c.load(64, offsetBy(c, base, start + n * 10)), c.load(16, offsetBy(c, base, start + n * 10 + 8))]);
   }
-  loadEnvironment(c, base, () => {});
+  loadEnvironment(c, base);
   values.forEach(([sig, se], n) => {
     const to = register(c, n);
     c.f.store('i64', to, sig, CTX.fpr);
@@ -184,8 +196,7 @@ export function defineX87Control(table: SemanticsTable): void {
     c.set16(CTX.fcw, c.get16(CTX.fcw).or(0x3f));
     c.set16(CTX.fsw, c.get16(CTX.fsw).and(0xffff & ~SUMMARY));
   });
-  table.define('fldenv', (c) => loadEnvironment(c, c.linearAddress(), () => {}));
+  table.define('fldenv', (c) => loadEnvironment(c, c.linearAddress()));
   table.define('fnsave', save);
   table.define('frstor', restore);
 }
-
