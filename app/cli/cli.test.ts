@@ -189,7 +189,7 @@ describe('paravane selftest', () => {
 
   it('has status 3 when one does not', async () => {
     const { status, out, err } = await run('selftest: m2p FAIL line 9\nselftest: 0 passed, 1 failed\n', 'crashed');
-    expect({ status, err }).toEqual({ status: 3, err: 'paravane: 1 services do not work on this host\n' });
+    expect({ status, err }).toEqual({ status: 3, err: 'paravane: not every service works on this host: 1 failed\n' });
     expect(out).toContain('m2p  FAIL  line 9\n');
   });
 

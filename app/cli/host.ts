@@ -41,6 +41,8 @@ export interface CliHost {
   onExit(handler: () => void): void;
   /** Stops this process until it is continued, as the default action of SIGTSTP does. */
   suspend(): void;
+  /** Makes the terminal of standard input pass output on unchanged too; what it cannot do is no error. */
+  passOutputThrough(): void;
   /** Ends the process at once. */
   exit(status: number): void;
   readonly decompressors: Decompressors;

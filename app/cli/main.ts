@@ -12,6 +12,9 @@ try {
 const { execute, fault } = await import('./execute.ts');
 const { nodeHost } = await import('./node-host.ts');
 const host = nodeHost();
-// Leaving runs the exit handlers, which give the terminal back.
-process.on('uncaughtException', (error) => process.exit(fault(host, error)));
+process.on('uncaughtException', (error) => {
+  // First the terminal, so that what follows can be read.
+  if (process.stdin.isTTY) process.stdin.setRawMode(false);
+  process.exit(fault(host, error));
+});
 await execute(host, process.argv.slice(2));

@@ -69,7 +69,8 @@ export async function selftest(host: CliHost, args: ParsedArguments, image: stri
     return STATUS.engineFault;
   }
   if (passed) return STATUS.ok;
-  if (outcome.failed > 0 && outcome.complete) return complain(`${outcome.failed} services do not work on this host`, STATUS.guestCrashed);
+  if (outcome.failed > 0 && outcome.complete)
+    return complain(`not every service works on this host: ${outcome.failed} failed`, STATUS.guestCrashed);
   complain(`the test guest ended early (${end.kind})`, STATUS.guestCrashed);
   if (end.kind === 'crashed')
     host.stderr.write(

@@ -81,7 +81,7 @@ describe('how a run ends', () => {
     const host = new FakeHost(true);
     const result = runSession(host, OPTIONS);
     const machine = await host.machine();
-    expect(host.stdin.raw).toBe(true);
+    expect(host.stdin).toMatchObject({ raw: true, outputUnchanged: true });
     host.signals.emit(signal);
     expect(await result).toMatchObject({ status, end: 'signal' });
     expect(machine.calls).toEqual(['start', 'stop', 'close']);

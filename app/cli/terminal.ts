@@ -53,6 +53,7 @@ export class Terminal {
     this.#raw = raw;
     try {
       this.#host.stdin.setRawMode!(raw);
+      if (raw) this.#host.passOutputThrough();
     } catch {
       // The terminal is gone (its window was closed); there is nothing left to set.
     }

@@ -17,9 +17,7 @@ if ('reason' in guest) {
   console.error('paravane: running the self-test guest instead.');
   execute('selftest');
 } else {
-  console.error(
-    `paravane: booting ${guest.origin} as a Xen PV guest. Ctrl-] then q leaves; "poweroff -f" in the guest ends it properly.`,
-  );
+  console.error(`paravane: booting ${guest.origin} as a Xen PV guest. Ctrl-] then q leaves; "poweroff -f" in the guest ends it properly.`);
   const options = ['--mode', guest.mode, '--kernel', guest.kernel, `--append=${guest.append}`, '--memory', guest.memory];
   if (guest.initrd !== undefined) options.push('--initrd', guest.initrd);
   execute('run', '--name', guest.name, ...options, ...process.argv.slice(2));

@@ -86,6 +86,15 @@ describe.runIf(hasScript())('on a terminal (made by util-linux script)', () => {
     expect(run.output).toContain('after 0');
   });
 
+  it('adds nothing to line feeds and takes nothing from returns', async () => {
+    const run = start(onTerminal(`${RUN}; echo after $?; ${MODE}; stty -a | grep -oE -- "-?opost"`));
+    await run.waitFor(READY);
+    run.type('a\nb\rc');
+    await run.waitFor('a\nb\rc');
+    run.type('q');
+    await run.waitFor(/after 0.*icanon echo\s+opost/s);
+  });
+
   it.each(['TERM', 'HUP', 'INT'])('gives it back after SIG%s', async (signal) => {
     const run = start(onTerminal(`sh -c "echo pid \\$\\$; exec ${RUN}"; echo after $?; ${MODE}`));
     await run.waitFor(READY);

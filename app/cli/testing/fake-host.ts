@@ -40,6 +40,7 @@ export class FakeOutput extends Writable implements OutputStream {
 
 export class FakeInput extends PassThrough {
   readonly isTTY: boolean;
+  outputUnchanged = false;
   /** Every mode that was set. */
   readonly modes: boolean[] = [];
 
@@ -89,6 +90,10 @@ export class FakeHost implements CliHost {
 
   suspend(): void {
     this.suspended++;
+  }
+
+  passOutputThrough(): void {
+    this.stdin.outputUnchanged = true;
   }
 
   exit(status: number): void {
