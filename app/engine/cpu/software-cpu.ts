@@ -181,6 +181,8 @@ export class SoftwareVcpu implements Vcpu {
       const reason = this.#core.run(ctx.base, budget, 0) as VmExitReason;
       if (reason === VMEXIT.kick) ctx.takeKick();
       else if (reason === VMEXIT.exception) this.#classifyFault();
+      // The trap flag was set on the way: the instruction after that one is stepped.
+      else if (reason === VMEXIT.budget && (ctx.rflags & RFLAGS.TF) !== 0) return this.#step();
       return reason;
     }
     return this.#step();
