@@ -86,6 +86,9 @@ export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | n
   const byteOperand = row.operands.some((operand) => operand.width === 8 && (operand.kind === K.rm || operand.kind === K.reg || operand.kind === K.opcodeReg));
   const spareRex = mode === 64 && c.chance(byteOperand ? 3 : 12);
 
+  // Byte and vector operands do not grow; the lengths of PCMPESTRI do.
+  const spareWide = spareRex && c.chance(2) && row.operands.length > 0 && row.operands.every(({ width, kind }) => typeof width === 'number' && kind !== K.mem);
+
   const setup = prepare(c);
   if (row.name === 'movfromsreg' || row.name === 'movtosreg') reg = segmentNumber(c);
   if (row.operands.some(({ kind }) => kind === K.control)) reg = random.pick([0, 2, 3, 4, 8].filter((number) => number < registers));
@@ -119,6 +122,7 @@ export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | n
       segment: placed?.segment ?? setup.segment,
       address67: placed?.address67 ?? form.shortAddress,
       spareRex,
+      spareWide,
       immediates,
     };
     return { code: encode(encoding), immediates };

@@ -31,8 +31,10 @@ export interface Encoding {
   readonly segment: number;
   /** Address-size prefix. */
   readonly address67: boolean;
-  /** A REX prefix though no field needs it; W where it means nothing. */
+  /** A REX prefix though no field needs it. */
   readonly spareRex: boolean;
+  /** REX.W although the row has one operand size only. */
+  readonly spareWide: boolean;
   readonly immediates: readonly bigint[];
 }
 
@@ -97,7 +99,7 @@ export function encode(e: Encoding): Uint8Array | null {
   if (row.prefix === 2) out.push(0xf3);
   if (row.prefix === 3) out.push(0xf2);
   const modrm = row.modrm ? modrmBytes(e) : { bytes: [], rexBits: row.opcodeReg ? (e.reg & 8) >> 3 : 0 };
-  let rex = modrm.rexBits | (wide ? 8 : 0);
+  let rex = modrm.rexBits | (wide || e.spareWide ? 8 : 0);
   if (rex !== 0 || e.spareRex) rex |= 0x40;
   if (rex !== 0) {
     if (e.mode !== 64) return null;

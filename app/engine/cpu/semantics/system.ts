@@ -200,8 +200,10 @@ function defineSegments(table: SemanticsTable): void {
       if (fromMemory) {
         const address = c.linearAddress();
         const offset = c.load(bits, address);
+        // Loads over a page end use the scratch area themselves: first both, then store.
+        const selector = c.load(16, c.let(address.add(bits / 8)));
         c.set64(CTX.scratch, offset.type === I64 ? offset : offset.extU());
-        c.set32(CTX.scratch + 8, c.load(16, c.let(address.add(bits / 8))));
+        c.set32(CTX.scratch + 8, selector);
       } else {
         c.set64(CTX.scratch, c.immediateLow().extU());
         c.set32(CTX.scratch + 8, c.immediateHigh());
