@@ -123,7 +123,7 @@ export function productIsExact(e: Element, a: Expr, b: Expr): Expr {
     .or(one)
     .ctz()
     .add(b.or(one).ctz())
-    .geS(precision - 1);
+    .geS(precision);
 }
 
 /** i32: a native result may be taken: PE is set already, or it is clear and `exact` holds. */
