@@ -47,8 +47,8 @@ export const PV_POLICY: CpuidPolicy = {
   physicalAddressBits: 40,
   xcr0Mask: 3,
   rdrand: false,
-  // RDCL_NO IBRS_ALL SSB_NO MDS_NO IF_PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO PSDP_NO BHI_NO GDS_NO RFDS_NO, ITS_NO
-  archCapabilities: [bits(0, 1, 4, 5, 6, 8, 13, 14, 15, 20, 26, 27), bits(30)],
+  // RDCL_NO IBRS_ALL SSB_NO MDS_NO IF_PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO, ITS_NO
+  archCapabilities: [bits(0, 1, 4, 5, 6, 8, 13, 14, 15, 20, 24, 26, 27), bits(30)],
 };
 
 const LEAF1_ECX = bits(0, 9, 13, 19, 20, 23, 26, 27, 31);
@@ -63,6 +63,8 @@ const LEAF7_EDX_SPECULATION = bits(26, 27, 29);
 const EXT1_ECX = bits(0, 8);
 const EXT1_EDX = bits(11, 20, 27, 29);
 const EXT1_EDX_AMD = bits(0, 2, 4, 5, 6, 7, 8, 9, 14, 15, 16, 23, 24);
+/** BHI_CTRL: Linux 6.1 clears the branch history in software at each system call of a CPU without it, whatever BHI_NO says. */
+const LEAF7_2_EDX = bits(4);
 /** Bytes of an XSAVE area: legacy region and header. */
 const XSAVE_BYTES = 576;
 /** Leaf 4 by subleaf, as EAX (type, level, self-initializing), EBX (line, ways), ECX (sets): L1 data, L1 instruction, L2, L3. */
@@ -111,7 +113,9 @@ function basicLeaf(policy: CpuidPolicy, vcpu: number, leaf: number, subleaf: num
       if (intel && subleaf < CACHES.length) out.set(CACHES[subleaf]);
       return;
     case 7:
+      if (subleaf === 2 && intel) out[3] = LEAF7_2_EDX;
       if (subleaf !== 0) return;
+      out[0] = intel ? 2 : 0;
       out[1] = LEAF7_EBX;
       out[2] = LEAF7_ECX;
       out[3] = LEAF7_EDX | (intel ? LEAF7_EDX_SPECULATION : 0);

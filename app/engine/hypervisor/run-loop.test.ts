@@ -1,11 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, it } from 'vitest';
 import { VMEXIT } from '../accel/accelerator.ts';
-import { CTX, REG } from '../memory/vcpu-context.ts';
-import { __HYPERVISOR_sched_op, __HYPERVISOR_set_timer_op, __HYPERVISOR_vcpu_op, SHARED_INFO, VCPU_INFO, VIRQ_TIMER } from './abi/xen.ts';
+import { CTX, REG, SEGREG } from '../memory/vcpu-context.ts';
+import {
+  __HYPERVISOR_sched_op,
+  __HYPERVISOR_set_timer_op,
+  __HYPERVISOR_vcpu_op,
+  GUEST_CONTEXT,
+  SHARED_INFO,
+  USER_REGS,
+  VCPU_INFO,
+  VGCF_in_kernel,
+  VIRQ_TIMER,
+} from './abi/xen.ts';
 import { DomainControl } from './dom0/domain-control.ts';
 import { STATE, VCPU_INITIALISED, VCPU_STATE, VCPU_UP } from './shared-state.ts';
-import { type FakeMachine, fakeMachine, hypercallStep, peek32, poke, poke32, words } from './testing/fake-machine.ts';
+import { type FakeMachine, fakeMachine, furtherVcpu, hypercallStep, peek32, poke, poke32, words } from './testing/fake-machine.ts';
 
 const ARG = 0x3000;
 const EVENT = 0x4_0000;
@@ -116,7 +126,7 @@ describe('blocking and timers', () => {
       () => VMEXIT.budget,
     );
     const [state, entered, running, , blocked] = words(m, 0x7000, 5);
-    expect([state, entered, running, blocked]).toEqual([0n, 5_001_000n, 2_001_000n, 3_000_000n]);
+    expect([state, entered, running, blocked]).toEqual([0n, 5_001_000n, 2_000_000n, 3_000_000n]);
   });
 });
 
@@ -139,14 +149,14 @@ describe('vcpu_op', () => {
   });
 
   it.each([
-    ['crossing the page', 6, 4096 - 60],
-    ['misaligned', 6, 2],
-    ["a frame of the hypervisor's", 70, 0],
-    ['far away', 2 ** 40, 0],
-  ])('refuses a vcpu_info %s', (_what, frame, offset) => {
+    ['crossing the page', 6, 4096 - 60, -6],
+    ['misaligned', 6, 2, -6],
+    ["a frame of the hypervisor's", 70, 0, -22],
+    ['far away', 2 ** 40, 0, -22],
+  ])('refuses a vcpu_info %s', (_what, frame, offset, error) => {
     const m = fakeMachine();
     poke(m, ARG, frame, offset);
-    expect(m.call(__HYPERVISOR_vcpu_op, 10, 0, ARG)).toBe(-22);
+    expect(m.call(__HYPERVISOR_vcpu_op, 10, 0, ARG)).toBe(error);
   });
 
   it('timers: periodic limits, single-shot in the future, and only of the calling vCPU', () => {
@@ -182,27 +192,100 @@ describe('vcpu_op', () => {
     expect(m.domain.vcpu.nmiMasked).toBe(true);
   });
 
-  it('a second vCPU loads the context it was initialised with when it comes up', () => {
+  /** A vcpu_guest_context for a kernel at 0xffffffff81000000 with its stack at 0x9000. */
+  const pokeContext = (m: FakeMachine, at: number): void => {
+    const put = (offset: number, value: number | bigint): void => poke(m, at + offset, value);
+    const regs = GUEST_CONTEXT.userRegs;
+    put(GUEST_CONTEXT.flags, VGCF_in_kernel);
+    put(regs + USER_REGS.rdi, 0x77);
+    put(regs + USER_REGS.rip, 0xffff_ffff_8100_0000n);
+    put(regs + USER_REGS.cs, 0xe033);
+    put(regs + USER_REGS.rflags, 0x1000);
+    put(regs + USER_REGS.rsp, 0x9000);
+    put(regs + USER_REGS.ss, 0xe02b);
+    put(GUEST_CONTEXT.trapCtxt, 0xe033_0000_000en);
+    put(GUEST_CONTEXT.trapCtxt + 8, 0x4_0e00);
+    put(GUEST_CONTEXT.kernelSs, 0xe02b);
+    put(GUEST_CONTEXT.kernelSp, 0xa000);
+    put(GUEST_CONTEXT.ctrlreg + 3 * 8, 9 * 4096);
+    put(GUEST_CONTEXT.eventCallback, EVENT);
+    put(GUEST_CONTEXT.fsBase, 0x1111);
+    put(GUEST_CONTEXT.gsBaseKernel, 0x1234);
+    put(GUEST_CONTEXT.gsBaseUser, 0x5678);
+  };
+
+  it('VCPUOP_initialise stores a context once; VCPUOP_up needs one', () => {
     const m = fakeMachine({ vcpus: 2 });
-    const context = 0x1_0000;
-    const put = (offset: number, value: number | bigint): void => poke(m, context + offset, value);
-    put(512, 4);
-    put(520 + 128, 0xffff_ffff_8100_0000n);
-    put(520 + 136, 0xe033);
-    put(520 + 144, 0x1000);
-    put(520 + 152, 0x9000);
-    put(520 + 160, 0xe02b);
-    put(520 + 104, 0x77);
-    put(4976, 0xa000);
-    put(4984 + 24, 9 * 4096);
-    put(5112, EVENT);
-    put(5152, 0x1234);
-    put(5160, 0x5678);
-    expect(m.call(__HYPERVISOR_vcpu_op, 0, 1, context)).toBe(0);
-    expect(m.call(__HYPERVISOR_vcpu_op, 0, 1, context)).toBe(-17);
+    pokeContext(m, 0x1_0000);
+    expect(m.call(__HYPERVISOR_vcpu_op, 1, 1, 0)).toBe(-22);
+    expect(m.call(__HYPERVISOR_vcpu_op, 0, 1, 0x1_0000)).toBe(0);
+    expect(m.call(__HYPERVISOR_vcpu_op, 0, 1, 0x1_0000)).toBe(-17);
+    expect(m.call(__HYPERVISOR_vcpu_op, 3, 1, 0)).toBe(0);
     expect(m.call(__HYPERVISOR_vcpu_op, 1, 1, 0)).toBe(0);
     expect(m.state.getVcpu(1, VCPU_STATE.flags)).toBe(VCPU_INITIALISED | VCPU_UP);
     expect(m.call(__HYPERVISOR_vcpu_op, 3, 1, 0)).toBe(1);
+  });
+
+  it.each([
+    ['nothing for a vCPU that does not exist', 2, -2],
+    ['nothing for a vCPU that runs', 0, -17],
+  ])('VCPUOP_initialise: %s', (_what, id, error) => {
+    const m = fakeMachine({ vcpus: 2 });
+    pokeContext(m, 0x1_0000);
+    expect(m.call(__HYPERVISOR_vcpu_op, 0, id, 0x1_0000)).toBe(error);
+  });
+
+  it('a second vCPU sleeps until it is up, then starts with the context it was initialised with', () => {
+    const first = fakeMachine({ vcpus: 2 });
+    pokeContext(first, 0x1_0000);
+    first.call(__HYPERVISOR_vcpu_op, 0, 1, 0x1_0000);
+    const second = furtherVcpu(first, 1, {
+      // While the second sleeps, the first overwrites the structure, which is no business of the second's any more, and brings it up.
+      onWait: () => {
+        poke(first, 0x1_0000 + GUEST_CONTEXT.userRegs + USER_REGS.rip, 0);
+        expect(first.call(__HYPERVISOR_vcpu_op, 1, 1, 0)).toBe(0);
+      },
+    });
+    second.run((ctx) => {
+      expect(ctx.big(CTX.rip)).toBe(0xffff_ffff_8100_0000n);
+      expect([ctx.gpr(REG.rsp), ctx.gpr(REG.rdi), ctx.rflags]).toEqual([0x9000, 0x77, 0x202]);
+      expect([ctx.selector(SEGREG.cs), ctx.selector(SEGREG.ss)]).toEqual([0xe033, 0xe02b]);
+      expect([ctx.segBase(SEGREG.fs), ctx.segBase(SEGREG.gs), ctx.num(CTX.kernelGsBase)]).toEqual([0x1111, 0x1234, 0x5678]);
+      expect([ctx.u16(CTX.fcw), ctx.u32(CTX.mxcsr)]).toEqual([0x37f, 0x1f80]);
+      return VMEXIT.budget;
+    });
+    expect(second.waits).toEqual([Number.POSITIVE_INFINITY]);
+    const { vcpu } = second.domain;
+    expect([vcpu.id, vcpu.kernelRoot, vcpu.kernelSp, vcpu.event.address, vcpu.traps.address[14]]).toEqual([1, 9, 0xa000, EVENT, 0x4_0e00]);
+    expect(vcpu.inKernelMode).toBe(true);
+    expect(second.state.getVcpu(1, VCPU_STATE.runstate)).toBe(0);
+  });
+
+  it('a second vCPU whose page tables are refused takes the domain with it', () => {
+    const first = fakeMachine({ vcpus: 2 });
+    pokeContext(first, 0x1_0000);
+    first.call(__HYPERVISOR_vcpu_op, 0, 1, 0x1_0000);
+    first.call(__HYPERVISOR_vcpu_op, 1, 1, 0);
+    first.mmu.initializeVcpu = () => -22;
+    expect(furtherVcpu(first, 1).run(() => VMEXIT.budget)).toBe('ended');
+    const end = new DomainControl(first.state).end;
+    expect(end?.kind === 'crashed' ? end.report[0] : '').toContain('vCPU 1: its page tables');
+  });
+
+  it('a data selector that cannot be loaded enters the failsafe callback with the selectors', () => {
+    const first = fakeMachine({ vcpus: 2 });
+    pokeContext(first, 0x1_0000);
+    poke(first, 0x1_0000 + GUEST_CONTEXT.userRegs + USER_REGS.ds, 0x73);
+    poke(first, 0x1_0000 + GUEST_CONTEXT.failsafeCallback, 0x4_0700);
+    first.call(__HYPERVISOR_vcpu_op, 0, 1, 0x1_0000);
+    first.call(__HYPERVISOR_vcpu_op, 1, 1, 0);
+    const second = furtherVcpu(first, 1);
+    second.run((ctx) => {
+      expect(ctx.rip).toBe(0x4_0700);
+      return VMEXIT.budget;
+    });
+    // RCX, R11, DS, ES, FS, GS, RIP
+    expect(words(second, 0x9000 - 88, 7)).toEqual([0n, 0n, 0x73n, 0n, 0n, 0n, 0xffff_ffff_8100_0000n]);
   });
 
   it('the last vCPU that goes down powers the domain off', () => {

@@ -235,7 +235,7 @@ function goOffline(d: Domain, dv: DomainVcpu): void {
   d.wait(Number.POSITIVE_INFINITY);
 }
 
-/** VCPUOP_up: the first time, the vCPU loads the context it was initialised with. */
+/** The start of vCPU 0, and VCPUOP_up: the first time, a further vCPU loads the context it was initialised with. */
 function comeUp(d: Domain, dv: DomainVcpu): void {
   const now = d.time.now();
   changeRunstate(d.state, dv.id, RUNSTATE.running, now);

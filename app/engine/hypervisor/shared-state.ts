@@ -97,6 +97,9 @@ export const VCPU_STATE = {
   scratchFrame: 320,
 } as const;
 
+/** Of xen public/vcpu.h; every vCPU is that until it runs. */
+const RUNSTATE_offline = 3;
+
 export const VCPU_INITIALISED = 1;
 export const VCPU_UP = 2;
 
@@ -230,7 +233,7 @@ export class SharedState {
       this.setVcpu(id, VCPU_STATE.infoFrame, -1);
       this.setVcpu(id, VCPU_STATE.controlFrame, -1);
       this.setVcpu(id, VCPU_STATE.scratchFrame, frames.alloc());
-      this.setVcpu(id, VCPU_STATE.runstate, id === 0 ? 0 : 3);
+      this.setVcpu(id, VCPU_STATE.runstate, RUNSTATE_offline);
     }
     this.setVcpu(0, VCPU_STATE.flags, VCPU_INITIALISED | VCPU_UP);
   }

@@ -19,7 +19,8 @@ import type { Domain } from './domain.ts';
 import type { DomainVcpu } from './domain-vcpu.ts';
 import { EEXIST, EFAULT, EINVAL } from './errno.ts';
 import { STATE, VCPU_INITIALISED, VCPU_STATE } from './shared-state.ts';
-import { loadCode, loadStack } from './traps/segments.ts';
+import { deliverFailsafe } from './traps/deliver.ts';
+import { LOADED, loadCode, loadStack } from './traps/segments.ts';
 import { TRAP_INFO_BYTES, TRAP_VECTORS } from './traps/trap-table.ts';
 
 const REGISTER_OFFSETS: readonly (readonly [number, number])[] = [
@@ -93,10 +94,12 @@ export function loadGuestContext(d: Domain, dv: DomainVcpu): string | null {
   dv.failsafe.maskEvents = (flags & VGCF_failsafe_disables_events) !== 0;
   dv.syscall.address = num(GUEST_CONTEXT.syscallCallback);
   dv.syscall.maskEvents = (flags & VGCF_syscall_disables_events) !== 0;
-  return loadRegisters(d, dv, view, (flags & VGCF_in_kernel) !== 0) ? null : `vCPU ${dv.id}: its code or stack segment cannot be loaded`;
+  const refused = loadRegisters(d, dv, view, (flags & VGCF_in_kernel) !== 0);
+  return refused === null ? null : `vCPU ${dv.id}: ${refused}`;
 }
 
-function loadRegisters(d: Domain, dv: DomainVcpu, view: DataView, kernel: boolean): boolean {
+/** Null, or what is wrong. Data selectors that cannot be loaded are the failsafe callback's business. */
+function loadRegisters(d: Domain, dv: DomainVcpu, view: DataView, kernel: boolean): string | null {
   const ctx = dv.ctx;
   const regs = GUEST_CONTEXT.userRegs;
   const pair = (to: number, from: number): void => ctx.setLoHi(to, view.getUint32(from, true), view.getUint32(from + 4, true));
@@ -106,25 +109,31 @@ function loadRegisters(d: Domain, dv: DomainVcpu, view: DataView, kernel: boolea
   resetFpu(ctx);
   dv.vcpu.enterSpace(kernel ? 0 : 1);
   const read = d.readDescriptor;
-  if (!loadCode(ctx, view.getUint16(regs + USER_REGS.cs, true) | 3, read)) return false;
+  if (loadCode(ctx, view.getUint16(regs + USER_REGS.cs, true) | 3, read) !== LOADED) return 'its code segment cannot be loaded';
   const ss = view.getUint16(regs + USER_REGS.ss, true);
   // A 64-bit kernel may start with a null stack selector, which Xen turns into its flat one.
-  if (!loadStack(ctx, (ss & 0xfffc) === 0 ? 0xe02b : ss | 3, read)) return false;
+  if (loadStack(ctx, (ss & 0xfffc) === 0 ? 0xe02b : ss | 3, read) !== LOADED) return 'its stack segment cannot be loaded';
   const data: readonly (readonly [number, number])[] = [
     [SEGREG.ds, USER_REGS.ds],
     [SEGREG.es, USER_REGS.es],
     [SEGREG.fs, USER_REGS.fs],
     [SEGREG.gs, USER_REGS.gs],
   ];
+  let bad = false;
   for (const [seg, offset] of data) {
     const selector = view.getUint16(regs + offset, true);
-    if (!dv.vcpu.loadSegment(seg, selector)) ctx.setSegment(seg, 0, 0, 0, 0);
+    if (dv.vcpu.loadSegment(seg, selector)) continue;
+    bad = true;
+    ctx.setSegment(seg, selector, 0, 0, 0);
   }
   pair(CTX.segBase + SEGREG.fs * 8, GUEST_CONTEXT.fsBase);
   pair(CTX.segBase + SEGREG.gs * 8, kernel ? GUEST_CONTEXT.gsBaseKernel : GUEST_CONTEXT.gsBaseUser);
   pair(CTX.kernelGsBase, kernel ? GUEST_CONTEXT.gsBaseUser : GUEST_CONTEXT.gsBaseKernel);
   ctx.setLoHi(CTX.cr0, CR0_RESET_PV, 0);
-  return true;
+  if (!bad) return null;
+  const failure = deliverFailsafe(dv);
+  for (const [seg] of data) ctx.setSegment(seg, 0, 0, 0, 0);
+  return failure;
 }
 
 function resetFpu(ctx: VcpuContext): void {

@@ -30,7 +30,6 @@ export const OP = {
   rdtscp: 16,
   cpuid: 17,
   xsetbv: 18,
-  invlpg: 19,
 } as const;
 export type Op = (typeof OP)[keyof typeof OP];
 
@@ -62,8 +61,6 @@ export class Instruction {
   segment = -1;
   /** Address size in bits. */
   addressBits = 64;
-  /** Linear address of a memory operand (INVLPG). */
-  address = Number.NaN;
   readonly #bytes = new Uint8Array(MAX_BYTES);
   #count = 0;
   #at = 0;
@@ -90,7 +87,7 @@ export class Instruction {
       else if (byte !== 0xf0) break;
     }
     if (mode === 64 && (this.#bytes[this.#at] & 0xf0) === 0x40 && this.#at < this.#count) this.#rex = this.#bytes[this.#at++];
-    this.#opcode(dv, operand16 ? 2 : 4);
+    this.#opcode(operand16 ? 2 : 4);
     this.length = this.#at;
     if (this.#at > this.#count) this.op = OP.unknown;
   }
@@ -124,7 +121,7 @@ export class Instruction {
     return byte;
   }
 
-  #opcode(dv: DomainVcpu, wordSize: number): void {
+  #opcode(wordSize: number): void {
     const opcode = this.#next();
     const size = (opcode & 1) === 0 ? 1 : wordSize;
     switch (opcode) {
@@ -159,7 +156,7 @@ export class Instruction {
         this.op = OP.sti;
         return;
       case 0x0f:
-        this.#twoByte(dv);
+        this.#twoByte();
         return;
       default:
     }
@@ -171,10 +168,10 @@ export class Instruction {
     this.port = port;
   }
 
-  #twoByte(dv: DomainVcpu): void {
+  #twoByte(): void {
     switch (this.#next()) {
       case 0x01:
-        this.#group7(dv);
+        this.#group7();
         return;
       case 0x06:
         this.op = OP.clts;
@@ -218,45 +215,9 @@ export class Instruction {
     this.register = (modrm & 7) | ((this.#rex & 1) << 3);
   }
 
-  #group7(dv: DomainVcpu): void {
+  #group7(): void {
     const modrm = this.#next();
     if (modrm === 0xd1) this.op = OP.xsetbv;
     else if (modrm === 0xf9) this.op = OP.rdtscp;
-    else if (modrm < 0xc0 && ((modrm >> 3) & 7) === 7 && this.addressBits === 64) {
-      this.op = OP.invlpg;
-      this.address = this.#memory(dv, modrm);
-    }
-  }
-
-  /** Linear address of a 64-bit memory operand. */
-  #memory(dv: DomainVcpu, modrm: number): number {
-    const ctx = dv.ctx;
-    const mod = modrm >> 6;
-    let address = 0;
-    let ripRelative = false;
-    const rm = modrm & 7;
-    if (rm === 4) {
-      const sib = this.#next();
-      const index = ((sib >> 3) & 7) | ((this.#rex & 2) << 2);
-      const base = (sib & 7) | ((this.#rex & 1) << 3);
-      if (index !== 4) address += ctx.gpr(index) * 2 ** (sib >> 6);
-      if ((base & 7) === 5 && mod === 0) address += this.#displacement(4);
-      else address += ctx.gpr(base);
-    } else if (rm === 5 && mod === 0) {
-      address = this.#displacement(4);
-      ripRelative = true;
-    } else {
-      address = ctx.gpr(rm | ((this.#rex & 1) << 3));
-    }
-    if (mod === 1) address += this.#displacement(1);
-    if (mod === 2) address += this.#displacement(4);
-    if (ripRelative) address += ctx.rip + this.#at;
-    if (this.segment === SEGREG.fs || this.segment === SEGREG.gs) address += ctx.segBase(this.segment);
-    return address;
-  }
-
-  #displacement(bytes: number): number {
-    if (bytes === 1) return (this.#next() << 24) >> 24;
-    return this.#next() | (this.#next() << 8) | (this.#next() << 16) | (this.#next() << 24);
   }
 }

@@ -40,6 +40,8 @@ import { writeHypercallPage } from '../hypercalls/hypercall-page.ts';
 const FS_BASE = CTX.segBase + SEGREG.fs * 8;
 const GS_BASE = CTX.segBase + SEGREG.gs * 8;
 const EFER_SCE = 1;
+/** IBRS, STIBP, BHI_DIS_S. */
+const SPEC_CTRL_BITS = 0x403;
 /** Fast strings; no branch trace store, no event-based sampling, no xTPR messages. */
 const MISC_ENABLE = 0x1 | (1 << 11) | (1 << 12) | (1 << 23);
 /** WB WT UC- UC WC WP UC UC, as Xen programs it for itself and therefore for every PV guest. */
@@ -122,7 +124,7 @@ export function writeMsr(d: Domain, dv: DomainVcpu, index: number, lo: number, h
     case 0xc000_0080:
       return hi === 0 && ((lo ^ ctx.lo(CTX.efer)) & ~EFER_SCE) === 0;
     case 0x48:
-      if (hi !== 0 || (lo & ~3) !== 0) return false;
+      if (hi !== 0 || (lo & ~SPEC_CTRL_BITS) !== 0) return false;
       dv.specCtrl = lo;
       return true;
     case 0x49:

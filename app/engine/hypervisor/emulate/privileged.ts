@@ -95,9 +95,6 @@ export class PrivilegedEmulator {
         return true;
       case OP.wbinvd:
         return true;
-      case OP.invlpg:
-        if (!Number.isNaN(i.address)) dv.vcpu.invalidatePage(i.address);
-        return true;
       case OP.movFromCr:
         return this.#readControl(dv, i.special, i.register);
       case OP.movToCr:

@@ -8,7 +8,7 @@
  */
 import { EVTCHN_FIFO_PRIORITY_DEFAULT, EVTCHN_FIFO_PRIORITY_MIN, FIFO_CONTROL_BLOCK, FIFO_WORDS_PER_PAGE } from '../abi/event-channel.ts';
 import { DOMID_SELF, NR_VIRQS, VCPU_INFO, VIRQ_DEBUG, VIRQ_TIMER, VIRQ_XENOPROF, VIRQ_XENPMU } from '../abi/xen.ts';
-import { EEXIST, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP, ESRCH } from '../errno.ts';
+import { EEXIST, EINVAL, ENOENT, ENOSPC, ENXIO, EOPNOTSUPP, ESRCH } from '../errno.ts';
 import { mfn, PAGE_SIZE } from '../../memory/frames.ts';
 import type { MmuPort } from '../mmu-port.ts';
 import { FIFO_MAX_PAGES, FIFO_QUEUES, type SharedState, STATE, VCPU_STATE } from '../shared-state.ts';
@@ -363,10 +363,13 @@ export class EventChannels {
     Atomics.notify(state.i32, wake);
   }
 
-  /** VCPUOP_register_vcpu_info: moves a vCPU's block into guest memory. Everything counts as pending, so that nothing is lost. */
+  /**
+   * VCPUOP_register_vcpu_info: moves a vCPU's block into guest memory. Everything counts as pending, so that nothing is lost.
+   * -ENXIO: no place for the block; -EINVAL: moved before, or not a writable frame of the guest.
+   */
   moveVcpuInfo(vcpu: number, frame: number, offset: number): number {
     const state = this.#state;
-    if (!(offset <= PAGE_SIZE - VCPU_INFO.size) || (offset & 3) !== 0) return -EINVAL;
+    if (!(offset <= PAGE_SIZE - VCPU_INFO.size) || (offset & 3) !== 0) return -ENXIO;
     if (state.getVcpu(vcpu, VCPU_STATE.infoFrame) !== -1) return -EINVAL;
     if (!this.#holdable(frame)) return -EINVAL;
     const from = state.vcpuInfo(vcpu);

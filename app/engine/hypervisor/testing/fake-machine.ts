@@ -184,16 +184,37 @@ export interface FakeOptions {
   readonly mmu?: MmuPort;
 }
 
+/** A machine as its vCPU 0 sees it, in the middle of kernel mode. */
 export function fakeMachine(options: FakeOptions = {}): FakeMachine {
   const vcpus = options.vcpus ?? 1;
   const memory = new GuestMemory({ guestFrames: GUEST_FRAMES, xenFrames: 96, vcpus, codeArenaBytes: 0x1_0000 });
   const state = new SharedState(memory);
-  const clock = new FakeClock();
   let next = GUEST_FRAMES;
   const frames = { alloc: () => mfn(next++), shareWithGuest: () => {} };
   state.initialise({ domid: DOMID, maxPorts: 4096, startNs: 0 }, frames);
   state.set(STATE.lifecycle, LIFECYCLE.running);
-  const mmu = new FakeMmu();
+  const machine = onVcpu({ memory, state, clock: new FakeClock(), mmu: new FakeMmu() }, 0, options);
+  const { ctx } = machine.cpu;
+  ctx.rflags = 0x202;
+  ctx.setU32(CTX.space, SPACE.kernel);
+  loadFlatKernelSegments(ctx);
+  ctx.setSegment(SEGREG.gs, 0, 0x1111_0000, 0, 0);
+  ctx.setNum(CTX.kernelGsBase, 0x2222_0000);
+  ctx.setNum(CTX.cr0, 0x8005_0033);
+  ctx.setNum(CTX.cr4, 0x660);
+  ctx.setNum(CTX.efer, 0xd01);
+  machine.domain.vcpu.timers.stopPeriodic();
+  machine.domain.vcpu.kernelRoot = mfn(1);
+  return machine;
+}
+
+/** The same machine as the thread of vCPU `id` sees it, whose registers are all zero so far. */
+export function furtherVcpu(machine: FakeMachine, id: number, options: FakeOptions = {}): FakeMachine {
+  return onVcpu(machine, id, options);
+}
+
+function onVcpu(shared: Pick<FakeMachine, 'memory' | 'state' | 'clock' | 'mmu'>, vcpuId: number, options: FakeOptions): FakeMachine {
+  const { memory, state, clock, mmu } = shared;
   const waits: number[] = [];
   let cpu: FakeVcpu | undefined;
   const accelerator: Accelerator = {
@@ -203,12 +224,16 @@ export function fakeMachine(options: FakeOptions = {}): FakeMachine {
       return cpu;
     },
   };
+  const stop = (): void => {
+    state.set(STATE.request, REQUEST_STOP);
+    state.kickAll();
+  };
   const domain = new Domain({
     memory,
     accelerator,
     mmu: options.mmu ?? mmu,
     clock,
-    vcpuId: 0,
+    vcpuId,
     config: {
       cpuid: PV_POLICY,
       uuid: new Uint8Array(16).fill(0x5a),
@@ -223,23 +248,7 @@ export function fakeMachine(options: FakeOptions = {}): FakeMachine {
     },
   });
   const fake = cpu as FakeVcpu;
-  const stop = (): void => {
-    state.set(STATE.request, REQUEST_STOP);
-    state.kickAll();
-  };
   fake.onScriptEnd = stop;
-  const { ctx } = fake;
-  ctx.rflags = 0x202;
-  ctx.setU32(CTX.space, SPACE.kernel);
-  loadFlatKernelSegments(ctx);
-  ctx.setSegment(SEGREG.gs, 0, 0x1111_0000, 0, 0);
-  ctx.setNum(CTX.kernelGsBase, 0x2222_0000);
-  ctx.setNum(CTX.cr0, 0x8005_0033);
-  ctx.setNum(CTX.cr4, 0x660);
-  ctx.setNum(CTX.efer, 0xd01);
-  domain.vcpu.timers.stopPeriodic();
-  domain.vcpu.kernelRoot = mfn(1);
-
   const machine: FakeMachine = {
     memory,
     state,
@@ -257,7 +266,7 @@ export function fakeMachine(options: FakeOptions = {}): FakeMachine {
     },
     call: (number, ...args) => {
       machine.run((c) => hypercallStep(c, number, args));
-      return ctx.gpr(REG.rax);
+      return fake.ctx.gpr(REG.rax);
     },
   };
   return machine;

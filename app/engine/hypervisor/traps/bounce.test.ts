@@ -236,14 +236,21 @@ describe('HYPERVISOR_iret', () => {
     expect([m.cpu.ctx.rip, m.cpu.ctx.gpr(REG.rsp), m.cpu.ctx.big(CTX.gpr)]).toEqual([0x5000, 0x6100, RAX]);
   });
 
-  it('a selector that cannot be loaded goes to the failsafe callback with the data selectors', () => {
+  it.each([
+    ['a code selector outside of its table', 0x73, 0x2b, 13, 0x70],
+    ['a stack selector outside of its table', 0x33, 0x7b, 13, 0x78],
+    ['a null stack selector', 0x33, 0x3, 13, 0],
+    ['a code segment that is not present', 0x43, 0x2b, 11, 0x40],
+    ['a stack segment that is not present', 0x33, 0x4b, 12, 0x48],
+  ])('%s faults with the state of the frame', (_what, cs, ss, vector, error) => {
     const m = machineWithTraps();
-    m.domain.vcpu.failsafe.address = handler + 0x700;
     m.domain.vcpu.userRoot = 2 as never;
-    m.cpu.ctx.setSegment(SEGREG.ds, 0x2b, 0, 0, 0);
-    iret(m, [0, 0x11, 0x22, 0, 0x40_0000, 0x73, 0x202, 0x7000, 0x2b]);
-    expect(m.cpu.ctx.rip).toBe(handler + 0x700);
-    expect(words(m, 0x9000 - 88, 11).slice(0, 6)).toEqual([0x22n, 0x11n, 0x2bn, 0n, 0n, 0n]);
+    for (const trap of [TRAP.noSegment, TRAP.stackError]) m.domain.vcpu.traps.set(trap, 0, 0xe033, handler + trap * 16);
+    m.mmu.descriptors.set(0x30, [0xffff, 0x00af_fb00]).set(0x28, [0xffff, 0x00cf_f300]);
+    m.mmu.descriptors.set(0x40, [0xffff, 0x00af_7b00]).set(0x48, [0xffff, 0x00cf_7300]);
+    iret(m, [0, 0x11, 0x22, 0, 0x40_0000, cs, 0x202, 0x7000, ss]);
+    expect(m.cpu.ctx.rip).toBe(m.domain.vcpu.traps.address[vector]);
+    expect(words(m, 0x9000 - 64, 8)).toEqual([0x22, 0x11, error, 0x40_0000, cs, 0x202, 0x7000, ss].map(BigInt));
     expect(m.domain.vcpu.inKernelMode).toBe(true);
   });
 

@@ -110,7 +110,7 @@ export function deliverSysenter(dv: DomainVcpu): BounceFailure {
   return enter(dv, dv.sysenter, 'SYSENTER');
 }
 
-/** A return that the processor would refuse: the failsafe callback shows the state that could not be loaded. */
+/** Data segments that cannot be loaded when a vCPU starts: the failsafe callback shows the selectors. */
 export function deliverFailsafe(dv: DomainVcpu): BounceFailure {
   const failure = bounce(dv, dv.failsafe.address, BOUNCE_SEGMENTS | (dv.failsafe.maskEvents ? BOUNCE_MASK_EVENTS : 0), 0);
   return failure === null ? null : `the failsafe callback could not be entered: ${failure}`;

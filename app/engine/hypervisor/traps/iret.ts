@@ -5,16 +5,17 @@
  * With VGCF_in_syscall the return is that of SYSRET: flat user selectors, RCX = RIP and R11 = RFLAGS; otherwise that of IRETQ with the
  * selectors of the frame. RFLAGS.IF of the frame becomes the event mask; the processor's own IF stays set.
  *
- * GUEST: the frame is read once. A selector that cannot be loaded goes to the failsafe callback.
+ * GUEST: the frame is read once. A selector that cannot be loaded raises the exception that IRETQ would, with the state of the frame: the
+ * guest's handler sees it at the return's target.
  */
 import { ACCESS } from '../../accel/accelerator.ts';
 import { PAGE_SIZE } from '../../memory/frames.ts';
-import { CTX, REG, RFLAGS } from '../../memory/vcpu-context.ts';
+import { CTX, REG, RFLAGS, SEG, SEGREG } from '../../memory/vcpu-context.ts';
 import { FLAT_RING3_CS32, IRET_FRAME, isGuestRange, VGCF_in_syscall, VMASST_TYPE_architectural_iopl } from '../abi/xen.ts';
 import type { DomainVcpu } from '../domain-vcpu.ts';
 import type { BounceFailure } from './bounce.ts';
-import { deliverFailsafe } from './deliver.ts';
-import { type DescriptorReader, loadCode, loadFlatCode32, loadFlatCode64, loadFlatStack, loadStack } from './segments.ts';
+import { deliverException } from './deliver.ts';
+import { type DescriptorReader, loadCode, loadFlatCode32, loadFlatCode64, loadFlatStack, LOADED, loadStack } from './segments.ts';
 
 const WORDS = IRET_FRAME.size / 4;
 const gprOffset = (register: number): number => CTX.gpr + register * 8;
@@ -58,8 +59,12 @@ export function hypervisorIret(dv: DomainVcpu, readDescriptor: DescriptorReader)
   }
   ctx.setLoHi(RCX, frame[w(IRET_FRAME.rcx)], frame[w(IRET_FRAME.rcx) + 1]);
   ctx.setLoHi(R11, frame[w(IRET_FRAME.r11)], frame[w(IRET_FRAME.r11) + 1]);
-  if (loadCode(ctx, cs | 3, readDescriptor) && loadStack(ctx, (frame[w(IRET_FRAME.ss)] & 0xffff) | 3, readDescriptor)) return null;
-  return deliverFailsafe(dv);
+  const ss = frame[w(IRET_FRAME.ss)] & 0xffff;
+  const fault = loadCode(ctx, cs | 3, readDescriptor) || loadStack(ctx, ss | 3, readDescriptor);
+  if (fault === LOADED) return null;
+  ctx.setU16(CTX.seg + SEGREG.cs * SEG.stride + SEG.selector, cs | 3);
+  ctx.setU16(CTX.seg + SEGREG.ss * SEG.stride + SEG.selector, ss | 3);
+  return deliverException(dv, fault >>> 16, fault & 0xffff);
 }
 
 /** Bits of RFLAGS that a return in ring 3 may set; IOPL, VM and the virtual interrupt flags are not among them. */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import { describe, expect, it } from 'vitest';
 import { CTX, SEG, SEGREG, VcpuContext } from '../../memory/vcpu-context.ts';
-import { type DescriptorReader, flatDescriptor, loadCode, loadFlatKernelSegments, loadStack } from './segments.ts';
+import { type DescriptorReader, flatDescriptor, loadCode, LOADED, loadFlatKernelSegments, loadStack } from './segments.ts';
 
 const context = (): VcpuContext => new VcpuContext(new SharedArrayBuffer(CTX.size), 0);
 const reader =
@@ -17,8 +17,8 @@ describe('code and stack segments of a guest entry', () => {
     const [codeLo, codeHi] = flatDescriptor(0xe033) ?? [0, 0];
     const [stackLo, stackHi] = flatDescriptor(0xe02b) ?? [0, 0];
     // Other selectors with the same descriptors take the general path.
-    expect(loadCode(loaded, 0x33, reader(codeLo, codeHi))).toBe(true);
-    expect(loadStack(loaded, 0x2b, reader(stackLo, stackHi))).toBe(true);
+    expect(loadCode(loaded, 0x33, reader(codeLo, codeHi))).toBe(LOADED);
+    expect(loadStack(loaded, 0x2b, reader(stackLo, stackHi))).toBe(LOADED);
     expect([attributes(flat, SEGREG.cs), attributes(flat, SEGREG.ss)]).toEqual([0xafb, 0xcf3]);
     expect([attributes(loaded, SEGREG.cs), attributes(loaded, SEGREG.ss)]).toEqual([0xafb, 0xcf3]);
     expect(flat.u32(CTX.codeBits)).toBe(64);
@@ -29,29 +29,29 @@ describe('code and stack segments of a guest entry', () => {
 
   it('a 32-bit code segment keeps base and limit', () => {
     const ctx = context();
-    expect(loadCode(ctx, 0x23, reader(0x5678_ffff, 0x12cf_fb34))).toBe(true);
+    expect(loadCode(ctx, 0x23, reader(0x5678_ffff, 0x12cf_fb34))).toBe(LOADED);
     expect([ctx.segBase(SEGREG.cs), ctx.u32(CTX.codeBits)]).toEqual([0x1234_5678, 32]);
     expect(ctx.u32(CTX.seg + SEGREG.cs * SEG.stride + SEG.limit)).toBe(0xffff_ffff);
   });
 
   it.each([
-    ['not present', 0x00af_7b00],
-    ['a data segment', 0x00cf_f300],
-    ['a system segment', 0x00af_eb00],
-    ['ring 0', 0x00af_9b00],
-    ['both 64-bit and 32-bit', 0x00ef_fb00],
-  ])('code: %s is refused', (_what, hi) => expect(loadCode(context(), 0x33, reader(0xffff, hi))).toBe(false));
+    ['not present', 0x00af_7b00, 11],
+    ['a data segment', 0x00cf_f300, 13],
+    ['a system segment', 0x00af_eb00, 13],
+    ['ring 0', 0x00af_9b00, 13],
+    ['both 64-bit and 32-bit', 0x00ef_fb00, 13],
+  ])('code: %s is refused', (_what, hi, vector) => expect(loadCode(context(), 0x33, reader(0xffff, hi))).toBe((vector << 16) | 0x30));
 
   it.each([
-    ['not present', 0x00cf_7300],
-    ['read-only', 0x00cf_f100],
-    ['code', 0x00cf_fb00],
-    ['ring 0', 0x00cf_9300],
-  ])('stack: %s is refused', (_what, hi) => expect(loadStack(context(), 0x2b, reader(0xffff, hi))).toBe(false));
+    ['not present', 0x00cf_7300, 12],
+    ['read-only', 0x00cf_f100, 13],
+    ['code', 0x00cf_fb00, 13],
+    ['ring 0', 0x00cf_9300, 13],
+  ])('stack: %s is refused', (_what, hi, vector) => expect(loadStack(context(), 0x2b, reader(0xffff, hi))).toBe((vector << 16) | 0x28));
 
   it('null selectors and selectors outside of their table are refused', () => {
-    expect(loadCode(context(), 3, reader(0xffff, 0x00af_fb00))).toBe(false);
-    expect(loadStack(context(), 3, reader(0xffff, 0x00cf_f300))).toBe(false);
-    expect(loadCode(context(), 0x33, () => null)).toBe(false);
+    expect(loadCode(context(), 3, reader(0xffff, 0x00af_fb00))).toBe(13 << 16);
+    expect(loadStack(context(), 3, reader(0xffff, 0x00cf_f300))).toBe(13 << 16);
+    expect(loadCode(context(), 0x33, () => null)).toBe((13 << 16) | 0x30);
   });
 });

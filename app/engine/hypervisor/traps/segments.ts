@@ -55,39 +55,49 @@ export function loadFlatStack(ctx: VcpuContext): void {
   ctx.setSegment(SEGREG.ss, FLAT_RING3_SS, 0, FLAT_LIMIT, ATTRIBUTES_DATA);
 }
 
-/** Loads CS (selector with RPL 3); false when a return to it would fault. */
-export function loadCode(ctx: VcpuContext, selector: number, read: DescriptorReader): boolean {
+/** No fault. Other results of `loadCode` and `loadStack` are the vector, shifted left by 16, and the error code of the exception. */
+export const LOADED = 0;
+const NO_SEGMENT = 11 << 16;
+const STACK_ERROR = 12 << 16;
+const GP_FAULT = 13 << 16;
+
+/** Loads CS (selector with RPL 3) as a return in ring 3 does. `LOADED`, or the fault with nothing changed. */
+export function loadCode(ctx: VcpuContext, selector: number, read: DescriptorReader): number {
   if (selector === FLAT_RING3_CS64) {
     loadFlatCode64(ctx);
-    return true;
+    return LOADED;
   }
-  const descriptor = (selector & 0xfffc) === 0 ? null : read(selector);
-  if (descriptor === null) return false;
+  const named = selector & 0xfffc;
+  const descriptor = named === 0 ? null : read(selector);
+  if (descriptor === null) return GP_FAULT | named;
   const [lo, hi] = descriptor;
   const attributes = attributesOf(hi);
-  if ((attributes & (PRESENT | CODE_OR_DATA | CODE)) !== (PRESENT | CODE_OR_DATA | CODE)) return false;
+  if ((attributes & (CODE_OR_DATA | CODE)) !== (CODE_OR_DATA | CODE)) return GP_FAULT | named;
   const dpl = (attributes >>> 5) & 3;
-  if ((attributes & CONFORMING) === 0 && dpl !== 3) return false;
-  if ((attributes & (LONG | DEFAULT_BIG)) === (LONG | DEFAULT_BIG)) return false;
+  if ((attributes & CONFORMING) === 0 && dpl !== 3) return GP_FAULT | named;
+  if ((attributes & (LONG | DEFAULT_BIG)) === (LONG | DEFAULT_BIG)) return GP_FAULT | named;
+  if ((attributes & PRESENT) === 0) return NO_SEGMENT | named;
   ctx.setSegment(SEGREG.cs, selector, (attributes & LONG) !== 0 ? 0 : descriptorBase(lo, hi), descriptorLimit(lo, hi), attributes);
   ctx.setU32(CTX.codeBits, (attributes & LONG) !== 0 ? 64 : (attributes & DEFAULT_BIG) !== 0 ? 32 : 16);
-  return true;
+  return LOADED;
 }
 
-/** Loads SS (selector with RPL 3); false when a return to it would fault. */
-export function loadStack(ctx: VcpuContext, selector: number, read: DescriptorReader): boolean {
+/** Loads SS (selector with RPL 3) as a return in ring 3 does. `LOADED`, or the fault with nothing changed. */
+export function loadStack(ctx: VcpuContext, selector: number, read: DescriptorReader): number {
   if (selector === FLAT_RING3_SS) {
     loadFlatStack(ctx);
-    return true;
+    return LOADED;
   }
-  const descriptor = (selector & 0xfffc) === 0 ? null : read(selector);
-  if (descriptor === null) return false;
+  const named = selector & 0xfffc;
+  const descriptor = named === 0 ? null : read(selector);
+  if (descriptor === null) return GP_FAULT | named;
   const [lo, hi] = descriptor;
   const attributes = attributesOf(hi);
-  if ((attributes & (PRESENT | CODE_OR_DATA | CODE | WRITABLE)) !== (PRESENT | CODE_OR_DATA | WRITABLE)) return false;
-  if (((attributes >>> 5) & 3) !== 3) return false;
+  if ((attributes & (CODE_OR_DATA | CODE | WRITABLE)) !== (CODE_OR_DATA | WRITABLE)) return GP_FAULT | named;
+  if (((attributes >>> 5) & 3) !== 3) return GP_FAULT | named;
+  if ((attributes & PRESENT) === 0) return STACK_ERROR | named;
   ctx.setSegment(SEGREG.ss, selector, descriptorBase(lo, hi), descriptorLimit(lo, hi), attributes);
-  return true;
+  return LOADED;
 }
 
 export function descriptorBase(lo: number, hi: number): number {
