@@ -31,7 +31,7 @@ void test_exceptions(void) {
   __asm__ volatile("leaq 1f(%%rip), %%rax; movq %%rax, resume_rip(%%rip); movq %%rax, %0; int3; 1:" : "=m"(before)::"rax", "memory");
   EXPECT_TRAP(3, 0);
   EXPECT_EQ(last_trap.regs.rip, before); // int3 reports the address behind itself
-  TRY("movq (%0), %%rax", "r"(0x8123456789abcdefUL));
+  TRY("movq (%0), %%rax", "b"(0x8123456789abcdefUL)); // not through RBP, which would be a stack fault
   EXPECT_TRAP(13, 0);
   TRY("movq %0, %%rax; jmp *%%rax", "r"(0x0000900000000000UL));
   EXPECT_EQ(last_trap.count, 1);
