@@ -99,7 +99,11 @@ describe('the trap flag', () => {
       expect(m.fault().vector).toBe(DB);
       seen.push([m.get('rcx'), m.vcpu.ctx.rip - CODE]);
     }
-    expect(seen).toEqual([[2, 0], [1, 0], [0, 2]]);
+    expect(seen).toEqual([
+      [2, 0],
+      [1, 0],
+      [0, 2],
+    ]);
   });
 
   it('yields to the fault of the instruction itself', () => {
@@ -121,7 +125,12 @@ describe('traps and calls of the system', () => {
     m.load('f1');
     expect([m.vcpu.run(10), m.fault().vector, m.vcpu.ctx.rip]).toEqual([VMEXIT.exception, DB, CODE + 1]);
     m.load('cd 82');
-    expect([m.vcpu.run(10), m.fault().vector, m.vcpu.ctx.rip, m.vcpu.ctx.u32(CTX.exitLength)]).toEqual([VMEXIT.softwareInterrupt, 0x82, CODE, 2]);
+    expect([m.vcpu.run(10), m.fault().vector, m.vcpu.ctx.rip, m.vcpu.ctx.u32(CTX.exitLength)]).toEqual([
+      VMEXIT.softwareInterrupt,
+      0x82,
+      CODE,
+      2,
+    ]);
   });
 
   it('SYSCALL changes nothing but RIP', () => {

@@ -75,7 +75,10 @@ describe('a repeated string instruction', () => {
     const m = codeMachine();
     // rep movsd
     m.load('f3 a5');
-    m.write(DATA, Uint8Array.from({ length: 64 }, (_, n) => n));
+    m.write(
+      DATA,
+      Uint8Array.from({ length: 64 }, (_, n) => n),
+    );
     const target = DATA + 0x3000 - 16;
     m.set({ rsi: DATA, rdi: target, rcx: 16 });
     m.setPage(DATA + 0x3000, NOT_PRESENT);

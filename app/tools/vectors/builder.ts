@@ -2,7 +2,17 @@
 /** A case under construction: the seeded state, and what is changed in it so that the instruction has something sensible to work on. */
 import { differences, type Patch } from '../../engine/cpu/vectors/case.ts';
 import {
-  CODE, DATA, DATA_BYTES, DATA_WINDOW, DATA_WINDOW_BYTES, READ_ONLY, Random, seededState, STACK_WINDOW, STACK_WINDOW_BYTES, STATE,
+  CODE,
+  DATA,
+  DATA_BYTES,
+  DATA_WINDOW,
+  DATA_WINDOW_BYTES,
+  READ_ONLY,
+  type Random,
+  seededState,
+  STACK_WINDOW,
+  STACK_WINDOW_BYTES,
+  STATE,
 } from '../../engine/cpu/vectors/state.ts';
 import type { VectorForm } from './forms.ts';
 

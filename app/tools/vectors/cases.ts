@@ -2,7 +2,19 @@
 /** Turns a form into cases: picks registers, immediates and addresses, and sets up what the instruction needs by its name. */
 import type { VectorCase } from '../../engine/cpu/vectors/case.ts';
 import { type OperandSpec, OPERAND_KIND as K, type Width } from '../../engine/cpu/isa/row.ts';
-import { CODE, DATA, DATA_BYTES, DATA_WINDOW, FX, GS_BASE, interestingInteger, Random, seededState, STACK_WINDOW, STATE } from '../../engine/cpu/vectors/state.ts';
+import {
+  CODE,
+  DATA,
+  DATA_BYTES,
+  DATA_WINDOW,
+  FX,
+  GS_BASE,
+  interestingInteger,
+  Random,
+  seededState,
+  STACK_WINDOW,
+  STATE,
+} from '../../engine/cpu/vectors/state.ts';
 import { CaseBuilder } from './builder.ts';
 import { type Encoding, encode, immediateBytes } from './encode.ts';
 import type { VectorForm } from './forms.ts';
@@ -30,13 +42,26 @@ const SEEDS = 4096;
 const SELECTORS = [0x23, 0x2b, 0x33, 0x2b, 0x33, 0x23, 0, 1, 3, 0x20, 0x28, 0x30, 0x2a, 0x10, 0x18, 0xfff8];
 
 /** Instructions that use RSP, or need its upper half clear because they may go to 32-bit code, which does not keep it. */
-const STACK_NAMES = new Set('push pop pushf popf pusha popa enter leave call calli ret pushsreg popsreg iret retf callf callfm jmpf jmpfm'.split(' '));
+const STACK_NAMES = new Set(
+  'push pop pushf popf pusha popa enter leave call calli ret pushsreg popsreg iret retf callf callfm jmpf jmpfm'.split(' '),
+);
 const STRING_NAMES = new Set('movs cmps stos lods scas'.split(' '));
 /** Instructions that go somewhere else. */
 const TRANSFERS = new Set('jmpi calli ret retf iret callf jmpf callfm jmpfm'.split(' '));
 
 /** Bytes that memory operands without a width of their own occupy. */
-const IMAGE_BYTES: Readonly<Record<string, number>> = { fxsave: 512, fxrstor: 512, xsave: 576, xsaveopt: 576, xrstor: 576, bound: 16, lfar: 10, callfm: 10, jmpfm: 10, privileged: 10 };
+const IMAGE_BYTES: Readonly<Record<string, number>> = {
+  fxsave: 512,
+  fxrstor: 512,
+  xsave: 576,
+  xsaveopt: 576,
+  xrstor: 576,
+  bound: 16,
+  lfar: 10,
+  callfm: 10,
+  jmpfm: 10,
+  privileged: 10,
+};
 const IMAGE_ALIGN: Readonly<Record<string, number>> = { fxsave: 16, fxrstor: 16, xsave: 64, xsaveopt: 64, xrstor: 64 };
 
 /** Accesses of many parts, whose order is not architectural: which of them faults first is not recorded. */
@@ -57,7 +82,10 @@ function widthOf(width: Width, size: number): number {
 }
 
 function memoryOperand(form: VectorForm): OperandSpec | null {
-  return form.row.operands.find(({ kind }) => kind === K.rm || kind === K.mem || kind === K.moffs || kind === K.xmmRm || kind === K.mmxRm) ?? null;
+  return (
+    form.row.operands.find(({ kind }) => kind === K.rm || kind === K.mem || kind === K.moffs || kind === K.xmmRm || kind === K.mmxRm) ??
+    null
+  );
 }
 
 function operandBytes(form: VectorForm): number {
@@ -83,11 +111,17 @@ export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | n
   const anyRegister = (): number => random.below(high ? registers : 8);
   let reg = anyRegister();
   let rm = anyRegister();
-  const byteOperand = row.operands.some((operand) => operand.width === 8 && (operand.kind === K.rm || operand.kind === K.reg || operand.kind === K.opcodeReg));
+  const byteOperand = row.operands.some(
+    (operand) => operand.width === 8 && (operand.kind === K.rm || operand.kind === K.reg || operand.kind === K.opcodeReg),
+  );
   const spareRex = mode === 64 && c.chance(byteOperand ? 3 : 12);
 
   // Byte and vector operands do not grow; the lengths of PCMPESTRI do.
-  const spareWide = spareRex && c.chance(2) && row.operands.length > 0 && row.operands.every(({ width, kind }) => typeof width === 'number' && kind !== K.mem);
+  const spareWide =
+    spareRex &&
+    c.chance(2) &&
+    row.operands.length > 0 &&
+    row.operands.every(({ width, kind }) => typeof width === 'number' && kind !== K.mem);
 
   const setup = prepare(c);
   if (row.name === 'movfromsreg' || row.name === 'movtosreg') reg = segmentNumber(c);
@@ -101,14 +135,17 @@ export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | n
   const bytes = operandBytes(form);
   const operand = memoryOperand(form);
   if (form.memory) {
-    const align = IMAGE_ALIGN[row.name] ?? (bytes === 16 && !row.attributes.has('unal') && row.name !== 'bound' ? 16 : random.pick([1, bytes > 8 ? 1 : bytes]));
-    const bitIndex = /^bt/.test(row.name) && row.operands[1]?.kind === K.reg;
+    const align =
+      IMAGE_ALIGN[row.name] ??
+      (bytes === 16 && !row.attributes.has('unal') && row.name !== 'bound' ? 16 : random.pick([1, bytes > 8 ? 1 : bytes]));
+    const bitIndex = row.name.startsWith('bt') && row.operands[1]?.kind === K.reg;
     if (row.name === 'lea' || row.name === 'nop') target = BigInt.asUintN(mode === 64 ? 47 : 32, random.big());
     else target = c.dataAddress(bytes, align, bitIndex ? [200, 400] : undefined, !MANY_PARTS.has(row.name));
     if (row.name === 'lea' && mode === 64) target = BigInt.asUintN(random.pick([31, 47]), target);
     if (bitIndex) {
       c.setGpr(reg, BigInt(random.below(1600) - 800), size);
-      if (size < 64 && !c.chance(4)) c.setGpr(reg, interestingInteger(random) << BigInt(size) | (c.gpr(reg) & ((1n << BigInt(size)) - 1n)));
+      if (size < 64 && !c.chance(4))
+        c.setGpr(reg, (interestingInteger(random) << BigInt(size)) | (c.gpr(reg) & ((1n << BigInt(size)) - 1n)));
     }
   }
 
@@ -117,7 +154,13 @@ export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | n
     const addressBits = placed?.address.bits ?? (mode === 64 ? 64 : 32);
     const immediates = immediateValues(c, setup, placed ? target : 0n, addressBits);
     const encoding: Encoding = {
-      row, mode, size, lock: form.lock, rep: form.rep, reg, rm,
+      row,
+      mode,
+      size,
+      lock: form.lock,
+      rep: form.rep,
+      reg,
+      rm,
       address: placed?.address ?? null,
       segment: placed?.segment ?? setup.segment,
       address67: placed?.address67 ?? form.shortAddress,
@@ -144,12 +187,24 @@ export function makeCase(form: VectorForm, n: number, salt = ''): VectorCase | n
 
   finish(c, { target, operand, reg, rm, bytes });
   const flagBits = row.operands.length > 0 ? widthOf(row.operands[0].width, size) : size;
-  return { name, mode, code, seed, setup: c.patches(), undefinedFlags: undefinedFlags(row, flagBits, shiftCount(c, immediates)), ignored: ignoredBytes(c, target) };
+  return {
+    name,
+    mode,
+    code,
+    seed,
+    setup: c.patches(),
+    undefinedFlags: undefinedFlags(row, flagBits, shiftCount(c, immediates)),
+    ignored: ignoredBytes(c, target),
+  };
 }
 
 function place(c: CaseBuilder, target: bigint, length: number): PlacedAddress {
   if (c.form.row.operands.some(({ kind }) => kind === K.moffs)) {
-    return { address: { bits: c.form.mode, base: -1, index: -1, scale: 0, disp: 0n, dispBytes: 0, ripRelative: false }, segment: 0, address67: false };
+    return {
+      address: { bits: c.form.mode, base: -1, index: -1, scale: 0, disp: 0n, dispBytes: 0, ripRelative: false },
+      segment: 0,
+      address67: false,
+    };
   }
   return placeAddress(c, target, length, MANY_PARTS.has(c.form.row.name));
 }
@@ -169,10 +224,13 @@ function ignoredBytes(c: CaseBuilder, target: bigint): [number, number][] {
     return at < 0 ? [] : [[at, to - from]];
   };
   switch (row.name) {
-    case 'fxsave': case 'xsave': case 'xsaveopt':
+    case 'fxsave':
+    case 'xsave':
+    case 'xsaveopt':
       // Opcode and pointers; the mask of MXCSR.
       return [...range(6, 24), ...range(28, 32)];
-    case 'fnstenv': case 'fnsave':
+    case 'fnstenv':
+    case 'fnsave':
       return size === 16 ? range(6, 14) : range(12, 28);
     default:
       return [];
@@ -216,7 +274,13 @@ function prepare(c: CaseBuilder): Setup {
       break;
     case 'iret': {
       const flags = BigInt((random.u32() & LOADABLE_FLAGS) | (random.u32() & 0x3202) | 2);
-      [c.codeTarget(), BigInt(setup.selector), flags, BigInt(STACK_WINDOW + 8 * random.below(32)), BigInt(c.chance(4) ? random.pick(SELECTORS) : 0x2b)].forEach((value, n) => {
+      [
+        c.codeTarget(),
+        BigInt(setup.selector),
+        flags,
+        BigInt(STACK_WINDOW + 8 * random.below(32)),
+        BigInt(c.chance(4) ? random.pick(SELECTORS) : 0x2b),
+      ].forEach((value, n) => {
         c.writeMemory(sp + BigInt(n * word), word, value);
       });
       break;
@@ -229,7 +293,10 @@ function prepare(c: CaseBuilder): Setup {
     case 'popsreg':
       c.writeMemory(sp, word, BigInt(setup.selector));
       break;
-    case 'loop': case 'loope': case 'loopne': case 'jcxz':
+    case 'loop':
+    case 'loope':
+    case 'loopne':
+    case 'jcxz':
       if (!c.chance(3)) c.setGpr(RCX, BigInt(random.below(3)), c.form.shortAddress ? mode / 2 : mode);
       break;
     case 'xlat': {
@@ -238,16 +305,24 @@ function prepare(c: CaseBuilder): Setup {
       c.reserved.add(RAX);
       break;
     }
-    case 'maskmovq': case 'maskmovdqu':
+    case 'maskmovq':
+    case 'maskmovdqu':
       c.setGpr(RDI, BigInt.asUintN(addressBits(c), c.dataAddress(16, 1)), addressBits(c));
       break;
-    case 'pcmpestri': case 'pcmpestrm':
+    case 'pcmpestri':
+    case 'pcmpestrm':
       for (const register of [RAX, RDX]) if (!c.chance(6)) c.setGpr(register, BigInt(random.below(40) - 20));
       break;
-    case 'div': case 'idiv': case 'cmpxchg': case 'cmpxchg8b': case 'cmpxchg16b':
+    case 'div':
+    case 'idiv':
+    case 'cmpxchg':
+    case 'cmpxchg8b':
+    case 'cmpxchg16b':
       for (const register of [RAX, RDX]) c.reserved.add(register);
       break;
-    case 'xsave': case 'xsaveopt': case 'xrstor':
+    case 'xsave':
+    case 'xsaveopt':
+    case 'xrstor':
       c.setGpr(RAX, BigInt(random.pick([3, 3, 3, 1, 2, 0])));
       c.setGpr(RDX, 0n);
       break;
@@ -328,13 +403,22 @@ function immediateFor(c: CaseBuilder): bigint {
     case 'enter':
       // Frame size first, then the level.
       return BigInt(random.below(c.chance(4) ? 8 : 3));
-    case 'ret': case 'retf':
+    case 'ret':
+    case 'retf':
       return BigInt(random.below(64));
-    case 'rol': case 'ror': case 'rcl': case 'rcr': case 'shl': case 'shr': case 'sar':
+    case 'rol':
+    case 'ror':
+    case 'rcl':
+    case 'rcr':
+    case 'shl':
+    case 'shr':
+    case 'sar':
       return BigInt(c.chance(4) ? random.below(256) : random.below(size + 2));
-    case 'shld': case 'shrd':
+    case 'shld':
+    case 'shrd':
       return BigInt(size === 16 ? random.below(17) : random.below(64));
-    case 'aam': case 'aad':
+    case 'aam':
+    case 'aad':
       return c.chance(3) ? 10n : BigInt(random.below(256));
     default:
       return c.chance(2) ? interestingInteger(random) : BigInt(random.u32());
@@ -363,27 +447,37 @@ function finish(c: CaseBuilder, chosen: Chosen): void {
       c.matchAccumulator(value, width);
       break;
     }
-    case 'cmpxchg8b': case 'cmpxchg16b':
+    case 'cmpxchg8b':
+    case 'cmpxchg16b':
       if (c.chance(2)) break;
       c.setGpr(RAX, c.readMemory(target, bytes / 2), (bytes / 2) * 8);
       c.setGpr(RDX, c.readMemory(target + BigInt(bytes / 2), bytes / 2), (bytes / 2) * 8);
       break;
-    case 'div': case 'idiv':
+    case 'div':
+    case 'idiv':
       prepareDivision(c, memory ? c.readMemory(target, width / 8) : c.gpr(chosen.rm), width, row.name === 'idiv');
       break;
-    case 'shld': case 'shrd':
+    case 'shld':
+    case 'shrd':
       // Counts above the operand's size have undefined results.
       if (size === 16 && row.operands[2].kind === K.fixed) c.setGpr(RCX, BigInt(random.below(17)) | (c.gpr(RCX) & 0xe0n), 8);
       break;
-    case 'jmpi': case 'calli':
+    case 'jmpi':
+    case 'calli':
       if (memory) c.writeMemory(target, size / 8, c.codeTarget());
       else c.setGpr(chosen.rm, c.codeTarget());
       break;
-    case 'callfm': case 'jmpfm': case 'lfar':
+    case 'callfm':
+    case 'jmpfm':
+    case 'lfar':
       if (row.name !== 'lfar') c.writeMemory(target, size / 8, c.codeTarget());
       c.writeMemory(target + BigInt(size / 8), 2, BigInt(random.pick(SELECTORS)));
       break;
-    case 'lar': case 'lsl': case 'verr': case 'verw': case 'movtosreg':
+    case 'lar':
+    case 'lsl':
+    case 'verr':
+    case 'verw':
+    case 'movtosreg':
       if (memory) c.writeMemory(target, 2, BigInt(random.pick(SELECTORS)));
       else c.setGpr(chosen.rm, BigInt(random.pick(SELECTORS)), 16);
       break;
@@ -401,13 +495,16 @@ function finish(c: CaseBuilder, chosen: Chosen): void {
     case 'fldcw':
       c.writeMemory(target, 2, BigInt((random.u32() & 0xf00) | 0x40 | (c.chance(4) ? random.below(64) : 0x3f)));
       break;
-    case 'fxrstor': case 'xrstor':
+    case 'fxrstor':
+    case 'xrstor':
       prepareImage(c, target, row.name === 'xrstor');
       break;
-    case 'fldenv': case 'frstor':
+    case 'fldenv':
+    case 'frstor':
       prepareEnvironment(c, target, size === 16 ? 2 : 4);
       break;
-    case 'xsave': case 'xsaveopt':
+    case 'xsave':
+    case 'xsaveopt':
       // The header's bits outside of the mask stay.
       c.writeMemory(target + 512n, 8, BigInt(random.below(4)));
       break;

@@ -47,7 +47,8 @@ function randomSample(random: Random, mode: 32 | 64): Sample {
   const opcodeAt = bytes.length;
   bytes.push(map === 6 ? random.pick([random.below(0x42), 0xf0, 0xf1]) : map === 7 ? random.below(0x64) : random.below(256));
   // Prefixes in an odd order are for the vectors; disassemblers show them as instructions of their own.
-  while (map < 2 && (PREFIXES.includes(bytes[opcodeAt]) || (mode === 64 && (bytes[opcodeAt] & 0xf0) === 0x40))) bytes[opcodeAt] = random.below(256);
+  while (map < 2 && (PREFIXES.includes(bytes[opcodeAt]) || (mode === 64 && (bytes[opcodeAt] & 0xf0) === 0x40)))
+    bytes[opcodeAt] = random.below(256);
   // Register and memory forms alike.
   bytes.push(random.below(3) === 0 ? 0xc0 | random.below(64) : random.below(256));
   while (bytes.length < LENGTH) bytes.push(random.below(256));
@@ -59,13 +60,17 @@ function disassemble(samples: readonly Sample[], mode: 32 | 64): Disassembled[] 
   try {
     const file = join(folder, 'code');
     const image = new Uint8Array(samples.length * SLOT).fill(0x90);
-    samples.forEach(({ bytes }, n) => image.set(bytes, n * SLOT));
+    for (const [n, { bytes }] of samples.entries()) image.set(bytes, n * SLOT);
     writeFileSync(file, image);
     const machine = mode === 64 ? 'i386:x86-64' : 'i386';
-    const run = spawnSync('objdump', ['-D', '-z', '-b', 'binary', '-m', machine, '-M', 'intel', '--insn-width=16', '--no-addresses', '--show-raw-insn', file], {
-      maxBuffer: 1 << 30,
-      encoding: 'utf8',
-    });
+    const run = spawnSync(
+      'objdump',
+      ['-D', '-z', '-b', 'binary', '-m', machine, '-M', 'intel', '--insn-width=16', '--no-addresses', '--show-raw-insn', file],
+      {
+        maxBuffer: 1 << 30,
+        encoding: 'utf8',
+      },
+    );
     if (run.status !== 0) throw new Error(`objdump failed: ${run.stderr}`);
     // Without addresses on the lines, positions follow from the lengths.
     const found: Disassembled[] = [];
@@ -120,7 +125,8 @@ function knownDifference(sample: Sample): boolean {
 /** The mnemonic without what objdump puts before it. */
 function plainMnemonic(text: string): string {
   const words = text.split(/\s+/);
-  while (words.length > 1 && /^(lock|repz?|repnz|data16|addr(16|32)|rex[.A-Z]*|[defgcs]s|bnd|notrack|xacquire|xrelease)$/.test(words[0])) words.shift();
+  while (words.length > 1 && /^(lock|repz?|repnz|data16|addr(16|32)|rex[.A-Z]*|[defgcs]s|bnd|notrack|xacquire|xrelease)$/.test(words[0]))
+    words.shift();
   return words[0];
 }
 
@@ -144,7 +150,10 @@ function main(): void {
         if (differences <= 100) process.stdout.write(`${problem}\n`);
       } else if (golden.length < GOLDEN_LINES * (mode === 64 ? 0.5 : 1)) {
         const status = decoder.decode(sample.bytes, 0, LENGTH, mode);
-        if (status === DECODE.ok || theirs[n].mnemonic.includes('(bad)')) golden.push(`${mode} ${Buffer.from(sample.bytes).toString('hex')} ${status === DECODE.ok ? `${decoder.length} ${decoder.row.name}` : '-'}`);
+        if (status === DECODE.ok || theirs[n].mnemonic.includes('(bad)'))
+          golden.push(
+            `${mode} ${Buffer.from(sample.bytes).toString('hex')} ${status === DECODE.ok ? `${decoder.length} ${decoder.row.name}` : '-'}`,
+          );
       }
     });
   }

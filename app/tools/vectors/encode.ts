@@ -38,7 +38,8 @@ export interface Encoding {
   readonly immediates: readonly bigint[];
 }
 
-const dispBytesLe = (value: bigint, bytes: number): number[] => Array.from({ length: bytes }, (_, n) => Number((value >> BigInt(8 * n)) & 0xffn));
+const dispBytesLe = (value: bigint, bytes: number): number[] =>
+  Array.from({ length: bytes }, (_, n) => Number((value >> BigInt(8 * n)) & 0xffn));
 
 /** Bytes of each immediate, displacement, offset or pointer in the instruction, in order. */
 export function immediateBytes(row: IsaRow, size: number, addressBits: number): number[] {
@@ -110,10 +111,9 @@ export function encode(e: Encoding): Uint8Array | null {
   if (row.map === 3) out.push(0x3a);
   out.push(row.opcode + (row.opcodeReg ? e.reg & 7 : 0), ...modrm.bytes);
   const sizes = immediateBytes(row, e.size, e.address?.bits ?? (e.mode === 64 ? 64 : 32));
-  sizes.forEach((bytes, n) => out.push(...dispBytesLe(e.immediates[n], bytes)));
+  for (const [n, bytes] of sizes.entries()) out.push(...dispBytesLe(e.immediates[n], bytes));
   const code = Uint8Array.from(out);
   if (code.length > 15) return null;
   if (decoder.decode(code, 0, code.length, e.mode) !== DECODE.ok || decoder.length !== code.length) return null;
   return decoder.row === row ? code : null;
 }
-

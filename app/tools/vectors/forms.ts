@@ -26,7 +26,9 @@ export interface VectorForm {
 
 /** Rows without operands whose meaning depends on the operand size all the same. */
 const SIZED = new Set(
-  'cbw cwd movs cmps stos lods scas ins outs pushf popf pusha popa enter leave iret retf ret callfm jmpfm lfar bound pushsreg popsreg call calli jmp jmpi fldenv fnstenv frstor fnsave'.split(' '),
+  'cbw cwd movs cmps stos lods scas ins outs pushf popf pusha popa enter leave iret retf ret callfm jmpfm lfar bound pushsreg popsreg call calli jmp jmpi fldenv fnstenv frstor fnsave'.split(
+    ' ',
+  ),
 );
 /** Rows that use RCX or string registers by address size. */
 const COUNTED = new Set('loop loope loopne jcxz movs cmps stos lods scas xlat maskmovq maskmovdqu lea'.split(' '));
@@ -59,7 +61,8 @@ function sizesOf(row: IsaRow, mode: 32 | 64): (16 | 32 | 64)[] {
   return mode === 64 && row.attributes.has('d64') ? [64] : [32];
 }
 
-export const hasModrmMemory = (row: IsaRow): boolean => row.modrm && row.exact < 0 && row.rmForm !== 2 && !(row.map === 1 && row.opcode >= 0x20 && row.opcode <= 0x23);
+export const hasModrmMemory = (row: IsaRow): boolean =>
+  row.modrm && row.exact < 0 && row.rmForm !== 2 && !(row.map === 1 && row.opcode >= 0x20 && row.opcode <= 0x23);
 
 export function vectorForms(rows: readonly IsaRow[] = ROWS): VectorForm[] {
   const forms: VectorForm[] = [];
@@ -79,7 +82,8 @@ export function vectorForms(rows: readonly IsaRow[] = ROWS): VectorForm[] {
             for (const shortAddress of COUNTED.has(row.name) ? [false, true] : [false]) {
               for (const lock of row.attributes.has('lock') && memory ? [false, true] : [false]) {
                 const name = `${row.name}.${['np', '66', 'f3', 'f2'][row.prefix] ?? ''}${opcode}${row.reg >= 0 ? `-${row.reg}` : ''}${row.exact >= 0 ? `-${row.exact.toString(16)}` : ''}.${mode}.${size}${memory ? 'm' : 'r'}${
-                  ['', '', '.rep', '.repne'][rep]}${shortAddress ? '.a' : ''}${lock ? '.lock' : ''}`;
+                  ['', '', '.rep', '.repne'][rep]
+                }${shortAddress ? '.a' : ''}${lock ? '.lock' : ''}`;
                 forms.push({ row, mode, size, memory, lock, rep, shortAddress, name });
               }
             }

@@ -39,7 +39,12 @@ const dataFolder = option('out') ?? join(here, '../../engine/cpu/vectors/data');
 function families(): (form: VectorForm) => string {
   const ends: [string, number][] = [];
   let end = 0;
-  for (const [name, lines] of [['integer', INTEGER], ['system', SYSTEM], ['x87', X87], ['sse', SSE]] as const) {
+  for (const [name, lines] of [
+    ['integer', INTEGER],
+    ['system', SYSTEM],
+    ['x87', X87],
+    ['sse', SSE],
+  ] as const) {
     end += parseRows(lines).length;
     ends.push([name, end]);
   }
@@ -78,7 +83,12 @@ function normalize(before: Uint8Array, after: Uint8Array, mode: number): void {
   after[STATE.rflags + 2] &= ~1;
   if (mode === 32) for (let n = 0; n < 8; n++) after.set(before.subarray(n * 8 + 4, n * 8 + 8), n * 8 + 4);
   const fx = STATE.fx;
-  for (const [from, to] of [[5, 24], [28, 32], [416, 512]]) after.set(before.subarray(fx + from, fx + to), fx + from);
+  for (const [from, to] of [
+    [5, 24],
+    [28, 32],
+    [416, 512],
+  ])
+    after.set(before.subarray(fx + from, fx + to), fx + from);
   for (let n = 0; n < 8; n++) after.set(before.subarray(fx + 32 + n * 16 + 10, fx + 48 + n * 16), fx + 32 + n * 16 + 10);
 }
 
@@ -91,10 +101,13 @@ async function record(program: string, cases: readonly VectorCase[]): Promise<Ve
   child.stdout.on('data', (chunk: Buffer) => {
     rest = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
     let at = 0;
-    for (; at + size <= rest.length; at += size) results.push(resultOf(cases[results.length], new Uint8Array(rest.subarray(at, at + size))));
+    for (; at + size <= rest.length; at += size)
+      results.push(resultOf(cases[results.length], new Uint8Array(rest.subarray(at, at + size))));
     rest = rest.subarray(at);
   });
-  const closed = new Promise<{ code: number | null; signal: string | null }>((resolve) => child.on('close', (code, signal) => resolve({ code, signal })));
+  const closed = new Promise<{ code: number | null; signal: string | null }>((resolve) =>
+    child.on('close', (code, signal) => resolve({ code, signal })),
+  );
   child.stdin.on('error', () => {});
   for (let n = 0; n < cases.length && child.exitCode === null; n += BATCH) {
     const batch = Buffer.concat(cases.slice(n, n + BATCH).map(inputOf));
@@ -104,7 +117,9 @@ async function record(program: string, cases: readonly VectorCase[]): Promise<Ve
   const { code, signal } = await closed;
   if (code !== 0 || results.length !== cases.length) {
     const lost = cases[results.length];
-    throw new Error(`the recorder ended with ${signal ?? code} after ${results.length} of ${cases.length} cases; near ${lost?.name} ${Buffer.from(lost?.code ?? []).toString('hex')}`);
+    throw new Error(
+      `the recorder ended with ${signal ?? code} after ${results.length} of ${cases.length} cases; near ${lost?.name} ${Buffer.from(lost?.code ?? []).toString('hex')}`,
+    );
   }
   return results;
 }
@@ -164,7 +179,10 @@ async function main(): Promise<void> {
       else {
         const path = join(dataFolder, `${family}.br`);
         const text = Buffer.from(`${lines.join('\n')}\n`);
-        writeFileSync(path, brotliCompressSync(text, { params: { [constants.BROTLI_PARAM_QUALITY]: 9, [constants.BROTLI_PARAM_LGWIN]: 24 } }));
+        writeFileSync(
+          path,
+          brotliCompressSync(text, { params: { [constants.BROTLI_PARAM_QUALITY]: 9, [constants.BROTLI_PARAM_LGWIN]: 24 } }),
+        );
         bytes += statSync(path).size;
         process.stdout.write(`${family}: ${lines.length} cases, ${faults} of them fault, ${statSync(path).size} bytes\n`);
       }

@@ -66,7 +66,8 @@ function place(c: CaseBuilder, effective: bigint, bits: 32 | 64, canonical: bool
     const amount = BigInt(random.below(4096));
     c.setGpr(index, amount, bits);
     disp = signed(effective - (amount << BigInt(scale)), 32);
-    if (BigInt.asUintN(bits, (amount << BigInt(scale)) + disp) === effective) return { bits, base: -1, index, scale, disp, dispBytes: 4, ripRelative: false };
+    if (BigInt.asUintN(bits, (amount << BigInt(scale)) + disp) === effective)
+      return { bits, base: -1, index, scale, disp, dispBytes: 4, ripRelative: false };
   }
   let base = pickRegister(c, -1);
   let bytes = dispBytes;
@@ -88,7 +89,17 @@ function place(c: CaseBuilder, effective: bigint, bits: 32 | 64, canonical: bool
 }
 
 /** The eight pairs of 16-bit addressing, and the bare displacement. */
-const PAIRS: readonly (readonly [number, number])[] = [[3, 6], [3, 7], [5, 6], [5, 7], [6, -1], [7, -1], [5, -1], [3, -1], [-1, -1]];
+const PAIRS: readonly (readonly [number, number])[] = [
+  [3, 6],
+  [3, 7],
+  [5, 6],
+  [5, 7],
+  [6, -1],
+  [7, -1],
+  [5, -1],
+  [3, -1],
+  [-1, -1],
+];
 
 function place16(c: CaseBuilder, effective: bigint): Address {
   const { random } = c;

@@ -7,13 +7,16 @@ import { parseVector } from '../../engine/cpu/vectors/case.ts';
 import { VectorPlayer } from '../../engine/cpu/vectors/replay.ts';
 
 const args = process.argv.slice(2);
-const folder = args[0] !== undefined && existsSync(args[0]) ? (args.shift() as string) : join(import.meta.dirname, '../../engine/cpu/vectors/data');
+const folder =
+  args[0] !== undefined && existsSync(args[0]) ? (args.shift() as string) : join(import.meta.dirname, '../../engine/cpu/vectors/data');
 const only = args[0] ?? '';
 const player = new VectorPlayer();
 const failures = new Map<string, { count: number; first: string }>();
 let total = 0;
 for (const file of readdirSync(folder)) {
-  for (const line of brotliDecompressSync(readFileSync(join(folder, file))).toString().split('\n')) {
+  for (const line of brotliDecompressSync(readFileSync(join(folder, file)))
+    .toString()
+    .split('\n')) {
     if (line === '' || !`${file}:${line.slice(0, line.indexOf(' '))}`.includes(only)) continue;
     total++;
     const { item, result } = parseVector(line);

@@ -9,14 +9,17 @@ import { describe, expect, it } from 'vitest';
 import { ADDRESS, DECODE, Decoder, gprOffset } from './decoder.ts';
 
 const decoder = new Decoder();
-const bytesOf = (text: string): Uint8Array => Uint8Array.from(text.replaceAll(' ', '').match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
+const bytesOf = (text: string): Uint8Array =>
+  Uint8Array.from(text.replaceAll(' ', '').match(/../g) ?? [], (pair) => Number.parseInt(pair, 16));
 
 function decode(text: string, mode: 16 | 32 | 64 = 64): number {
   const bytes = bytesOf(text);
   return decoder.decode(bytes, 0, bytes.length, mode);
 }
 
-const golden = readFileSync(join(import.meta.dirname, 'decoder.golden.txt'), 'utf8').trim().split('\n');
+const golden = readFileSync(join(import.meta.dirname, 'decoder.golden.txt'), 'utf8')
+  .trim()
+  .split('\n');
 
 describe('recorded instructions', () => {
   it('have the lengths and names that a disassembler agreed on', () => {
@@ -104,6 +107,12 @@ describe('addresses', () => {
 
   it('of 16-bit code use pairs of registers', () => {
     decode('8b 42 fe', 16);
-    expect([decoder.base, decoder.index, decoder.disp, decoder.segment, decoder.operandSize]).toEqual([gprOffset(5), gprOffset(6), -2, 2, 16]);
+    expect([decoder.base, decoder.index, decoder.disp, decoder.segment, decoder.operandSize]).toEqual([
+      gprOffset(5),
+      gprOffset(6),
+      -2,
+      2,
+      16,
+    ]);
   });
 });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** A flat machine with named places and hexadecimal code, for tests of the CPU's exactness. */
 import { createFlatMachine, type FlatMachine } from '../flat-machine.ts';
+import type { Mfn } from '../../memory/frames.ts';
 import { CTX, REG } from '../../memory/vcpu-context.ts';
 
 const PAGE = 4096;
@@ -12,7 +13,11 @@ export const DATA = 0x20000;
 export const STACK_TOP = 0x31000;
 
 /** `'48 89 07'` as bytes. */
-export const hex = (text: string): Uint8Array => Uint8Array.from(text.split(/\s+/).filter((part) => part !== ''), (part) => Number.parseInt(part, 16));
+export const hex = (text: string): Uint8Array =>
+  Uint8Array.from(
+    text.split(/\s+/).filter((part) => part !== ''),
+    (part) => Number.parseInt(part, 16),
+  );
 
 export interface CodeMachine extends FlatMachine {
   /** Writes code and sets RIP to its start. The code cache is told. */
@@ -36,7 +41,7 @@ export function codeMachine(): CodeMachine {
   const ram = (): Uint8Array => memory.u8.subarray(memory.layout.ramBase);
   const write = (va: number, bytes: Uint8Array): void => {
     memory.write(va, bytes);
-    for (let n = 0; n < bytes.length; n++) vcpu.invalidateCode(Math.floor((va + n) / PAGE) as never, (va + n) % PAGE, 1);
+    for (let n = 0; n < bytes.length; n++) vcpu.invalidateCode(Math.floor((va + n) / PAGE) as Mfn, (va + n) % PAGE, 1);
   };
   const view = new DataView(memory.buffer, memory.layout.ramBase);
   const frames = MEMORY_BYTES / PAGE;

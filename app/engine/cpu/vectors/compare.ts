@@ -6,7 +6,26 @@
 import type { VectorCase } from './case.ts';
 import { FX, STATE } from './state.ts';
 
-const REGISTERS = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11', 'r12', 'r13', 'r14', 'r15', 'rip', 'rflags'];
+const REGISTERS = [
+  'rax',
+  'rcx',
+  'rdx',
+  'rbx',
+  'rsp',
+  'rbp',
+  'rsi',
+  'rdi',
+  'r8',
+  'r9',
+  'r10',
+  'r11',
+  'r12',
+  'r13',
+  'r14',
+  'r15',
+  'rip',
+  'rflags',
+];
 const FLAGS_INDEX = 17;
 
 /** RCPPS and the like: relative error of at most 1.5 × 2^-12 (SDM volume 2), on either side. */
@@ -48,7 +67,9 @@ export function compareStates(got: Uint8Array, wanted: Uint8Array, item: VectorC
   for (let at: number = STATE.data; at < STATE.bytes; at++) {
     if (got[at] === wanted[at]) continue;
     const start = at < STATE.stack ? STATE.data : STATE.stack;
-    problems.push(`${start === STATE.data ? 'data' : 'stack'}+${at - start} ${hexOf(got, at, Math.min(16, STATE.bytes - at))}, hardware ${hexOf(wanted, at, Math.min(16, STATE.bytes - at))}`);
+    problems.push(
+      `${start === STATE.data ? 'data' : 'stack'}+${at - start} ${hexOf(got, at, Math.min(16, STATE.bytes - at))}, hardware ${hexOf(wanted, at, Math.min(16, STATE.bytes - at))}`,
+    );
     break;
   }
   return problems.length === 0 ? null : problems.join('; ');
@@ -59,12 +80,22 @@ function sameBytes(a: Uint8Array, b: Uint8Array, at: number, length: number): bo
   return true;
 }
 
-const FLAG_NAMES: readonly (readonly [number, string])[] = [[1, 'CF'], [4, 'PF'], [0x10, 'AF'], [0x40, 'ZF'], [0x80, 'SF'], [0x400, 'DF'], [0x800, 'OF']];
+const FLAG_NAMES: readonly (readonly [number, string])[] = [
+  [1, 'CF'],
+  [4, 'PF'],
+  [0x10, 'AF'],
+  [0x40, 'ZF'],
+  [0x80, 'SF'],
+  [0x400, 'DF'],
+  [0x800, 'OF'],
+];
 
 function flagNames(got: Uint8Array, wanted: Uint8Array): string {
   const at = STATE.rflags;
   const different = (got[at] ^ wanted[at]) | ((got[at + 1] ^ wanted[at + 1]) << 8);
-  return ` (${FLAG_NAMES.filter(([bit]) => (different & bit) !== 0).map(([, name]) => name).join(' ')})`;
+  return ` (${FLAG_NAMES.filter(([bit]) => (different & bit) !== 0)
+    .map(([, name]) => name)
+    .join(' ')})`;
 }
 
 /** Makes what may differ equal in `got`. */
@@ -85,7 +116,8 @@ function forgiveApproximation(got: Uint8Array, wanted: Uint8Array): void {
   for (let at = STATE.fx + FX.xmm; at < STATE.fx + FX.xmm + 256; at += 4) {
     const x = a.getFloat32(at, true);
     const y = b.getFloat32(at, true);
-    if (Number.isFinite(x) && Number.isFinite(y) && y !== 0 && Math.abs(x / y - 1) <= APPROXIMATE_ERROR) a.setUint32(at, b.getUint32(at, true), true);
+    if (Number.isFinite(x) && Number.isFinite(y) && y !== 0 && Math.abs(x / y - 1) <= APPROXIMATE_ERROR)
+      a.setUint32(at, b.getUint32(at, true), true);
   }
 }
 
@@ -96,11 +128,11 @@ function forgiveLastPlace(got: Uint8Array, wanted: Uint8Array): void {
   a.setUint16(fsw, (a.getUint16(fsw, true) & ~C1) | (b.getUint16(fsw, true) & C1), true);
   for (let n = 0; n < 8; n++) {
     const at = STATE.fx + FX.st + n * 16;
-    const order = (view: DataView): bigint => (BigInt(view.getUint16(at + 8, true)) << 63n) + (view.getBigUint64(at, true) & 0x7fff_ffff_ffff_ffffn);
+    const order = (view: DataView): bigint =>
+      (BigInt(view.getUint16(at + 8, true)) << 63n) + (view.getBigUint64(at, true) & 0x7fff_ffff_ffff_ffffn);
     const difference = order(a) - order(b);
     if (difference !== 1n && difference !== -1n) continue;
     a.setBigUint64(at, b.getBigUint64(at, true), true);
     a.setUint16(at + 8, b.getUint16(at + 8, true), true);
   }
 }
-

@@ -1,13 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Runs recorded vectors on the software CPU and says where it differs from the real one. */
 import { VMEXIT, VMEXIT_NAMES } from '../../accel/accelerator.ts';
+import type { Mfn } from '../../memory/frames.ts';
 import { CTX, SEGREG } from '../../memory/vcpu-context.ts';
 import { createFlatMachine, type FlatMachine } from '../flat-machine.ts';
 import { initialState, type VectorCase, type VectorResult } from './case.ts';
 import { compareStates } from './compare.ts';
 import {
-  CODE, CODE_BYTES, DATA, DATA_BYTES, DATA_WINDOW, DATA_WINDOW_BYTES, FX, GS_BASE, GS_SELECTOR, READ_ONLY, READ_ONLY_BYTES, STACK, STACK_BYTES, STACK_WINDOW,
-  STACK_WINDOW_BYTES, STATE,
+  CODE,
+  CODE_BYTES,
+  DATA,
+  DATA_BYTES,
+  DATA_WINDOW,
+  DATA_WINDOW_BYTES,
+  FX,
+  GS_BASE,
+  GS_SELECTOR,
+  READ_ONLY,
+  READ_ONLY_BYTES,
+  STACK,
+  STACK_BYTES,
+  STACK_WINDOW,
+  STACK_WINDOW_BYTES,
+  STATE,
 } from './state.ts';
 
 const PAGE = 4096;
@@ -32,7 +47,8 @@ export class VectorPlayer {
     const within = (va: number, start: number, bytes: number): boolean => va >= start && va < start + bytes;
     for (let va = 0; va < MEMORY_BYTES; va += PAGE) {
       if (within(va, READ_ONLY, READ_ONLY_BYTES)) this.#machine.setPage(va, USER_READ_ONLY);
-      else if (!within(va, CODE, CODE_BYTES) && !within(va, DATA, DATA_BYTES) && !within(va, STACK, STACK_BYTES)) this.#machine.setPage(va, 0);
+      else if (!within(va, CODE, CODE_BYTES) && !within(va, DATA, DATA_BYTES) && !within(va, STACK, STACK_BYTES))
+        this.#machine.setPage(va, 0);
     }
     const { memory } = this.#machine;
     this.#ram = memory.u8.subarray(memory.layout.ramBase, memory.layout.ramBase + MEMORY_BYTES);
@@ -61,7 +77,8 @@ export class VectorPlayer {
     if (trap !== BREAKPOINT) {
       const error = ctx.u32(CTX.exitHasError) ? ctx.u32(CTX.exitError) : 0;
       if (error !== expected.error) return `error code of trap ${trap} ${error.toString(16)}, hardware ${expected.error.toString(16)}`;
-      if (trap === PAGE_FAULT && ctx.num(CTX.cr2) !== expected.cr2) return `CR2 ${ctx.num(CTX.cr2).toString(16)}, hardware ${expected.cr2.toString(16)}`;
+      if (trap === PAGE_FAULT && ctx.num(CTX.cr2) !== expected.cr2)
+        return `CR2 ${ctx.num(CTX.cr2).toString(16)}, hardware ${expected.cr2.toString(16)}`;
     }
     const wanted = before.slice();
     for (const patch of expected.changes) wanted.set(patch.bytes, patch.offset);
@@ -74,7 +91,7 @@ export class VectorPlayer {
     memory.write(va, bytes);
     for (let at = va; at < va + bytes.length; ) {
       const end = Math.min(va + bytes.length, (Math.floor(at / PAGE) + 1) * PAGE);
-      vcpu.invalidateCode(Math.floor(at / PAGE) as never, at % PAGE, end - at);
+      vcpu.invalidateCode(Math.floor(at / PAGE) as Mfn, at % PAGE, end - at);
       at = end;
     }
   }

@@ -64,7 +64,23 @@ export class Random {
   }
 }
 
-const EDGES = [0n, 1n, 2n, 0x7fn, 0x80n, 0xffn, 0x7fffn, 0x8000n, 0xffffn, 0x7fffffffn, 0x80000000n, 0xffffffffn, 0x7fffffffffffffffn, 0x8000000000000000n, 0xffffffffffffffffn];
+const EDGES = [
+  0n,
+  1n,
+  2n,
+  0x7fn,
+  0x80n,
+  0xffn,
+  0x7fffn,
+  0x8000n,
+  0xffffn,
+  0x7fffffffn,
+  0x80000000n,
+  0xffffffffn,
+  0x7fffffffffffffffn,
+  0x8000000000000000n,
+  0xffffffffffffffffn,
+];
 
 /** An integer that is interesting more often than chance. */
 export function interestingInteger(random: Random): bigint {
@@ -171,13 +187,17 @@ function makeState(seed: number): Uint8Array {
   const precision = random.pick([0, 2, 3, 3, 3]);
   view.setUint16(fx + FX.fcw, 0x40 | masks | (precision << 8) | (random.below(4) << 10), true);
   const raised = (random.below(4) === 0 ? random.below(64) & masks : 0) | pending | (pending === 0 ? 0 : 0x8080);
-  view.setUint16(fx + FX.fsw, raised | (random.below(8) << 8 & 0x700) | (random.below(8) << 11) | (random.below(2) << 14), true);
+  view.setUint16(fx + FX.fsw, raised | ((random.below(8) << 8) & 0x700) | (random.below(8) << 11) | (random.below(2) << 14), true);
   bytes[fx + FX.ftw] = random.below(4) === 0 ? random.below(256) : 0xff;
   const sseMasks = random.below(8) === 0 ? random.below(64) : 0x3f;
   const daz = random.below(8) === 0 ? 0x40 : 0;
   const ftz = random.below(8) === 0 ? 0x8000 : 0;
   const rounding = random.below(3) === 0 ? random.below(4) : 0;
-  view.setUint32(fx + FX.mxcsr, (sseMasks << 7) | daz | ftz | (rounding << 13) | (random.below(2) === 0 ? random.below(64) & sseMasks : 0), true);
+  view.setUint32(
+    fx + FX.mxcsr,
+    (sseMasks << 7) | daz | ftz | (rounding << 13) | (random.below(2) === 0 ? random.below(64) & sseMasks : 0),
+    true,
+  );
   for (let n = 0; n < 8; n++) {
     const at = fx + FX.st + n * 16;
     if (random.below(6) === 0) {
