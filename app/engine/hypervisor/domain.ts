@@ -20,6 +20,7 @@ import { IoPorts } from './emulate/io-ports.ts';
 import { StoreEmulator } from './emulate/store-emulator.ts';
 import { EventChannels } from './events/event-channels.ts';
 import { GrantTable } from './grants/grant-table.ts';
+import { Maptrack } from './grants/maptrack.ts';
 import { GuestCopy } from './hypercalls/guest-copy.ts';
 import type { WriteEmulator } from './mm/ptwr.ts';
 import type { MmuPort } from './mmu-port.ts';
@@ -57,6 +58,7 @@ export class Domain {
   readonly time: VmTime;
   readonly events: EventChannels;
   readonly grants: GrantTable;
+  readonly maptrack: Maptrack;
   readonly ports: IoPorts;
   readonly emulator: PrivilegedEmulator;
   readonly watchdogs = new Watchdogs();
@@ -72,6 +74,7 @@ export class Domain {
     this.time = new VmTime(this.state, parts.clock);
     this.events = new EventChannels(this.state, parts.vcpuId, parts.mmu);
     this.grants = new GrantTable(this.state);
+    this.maptrack = new Maptrack(this.state);
     this.ports = new IoPorts(this.time);
     this.emulator = new PrivilegedEmulator(this);
     const host: VcpuHost = {

@@ -7,6 +7,7 @@
  */
 import type { Mfn } from '../memory/frames.ts';
 import type { PvVcpu } from './pv-vcpu.ts';
+import type { GrantTarget } from './mm/grant-map.ts';
 import type { WriteEmulator } from './mm/ptwr.ts';
 
 /**
@@ -37,6 +38,10 @@ export interface MmuPort {
   setM2pStrict(on: boolean): void;
   /** How emulated stores are carried out on a vCPU. */
   setWriteEmulator(pv: PvVcpu, emulator: WriteEmulator): void;
+  /** Puts an entry for a granted frame into the guest's tables. 0; -EINVAL: no L1 entry is there; or the check of the entry failed. */
+  mapGrant(pv: PvVcpu, target: GrantTarget, lo: number, hi: number): number;
+  /** Ends what `mapGrant` made of `frame`; `from` is a virtual address whose mapping moves there, or 0. 0 or -EINVAL. */
+  unmapGrant(pv: PvVcpu, target: GrantTarget, frame: Mfn, from: number): number;
   /** Holds a guest frame for the hypervisor; `writable`: it can be no page table meanwhile. 0, or a negated error. Any thread. */
   holdFrame(frame: number, writable: boolean): number;
   releaseFrame(frame: Mfn, writable: boolean): void;

@@ -20,6 +20,8 @@ export const EVTCHN_RECORD_WORDS = 8;
 export const DOM0_PORT_WORDS = 4;
 export const CODE_RING_ENTRIES = 1024;
 export const MAX_GRANT_ENTRIES = 32768;
+/** Grants that a domain may have mapped at a time; a handle takes 16 bytes. */
+export const MAX_GRANT_HANDLES = 8192;
 export const FIFO_QUEUES = 16;
 /** Most frames of the shared grant table (what Xen's tools give a guest by default), and of a version 2 table's status array. */
 export const MAX_GRANT_FRAMES = 64;
@@ -70,7 +72,8 @@ export const STATE = {
   dom0Summary: 448 * KIB + 512,
   codeRing: 452 * KIB,
   grantPins: 480 * KIB,
-  end: 608 * KIB,
+  maptrack: 608 * KIB,
+  end: 736 * KIB,
 } as const;
 
 /** Byte offsets inside one vCPU's record of 512 bytes. */

@@ -34,6 +34,7 @@ export const GNTST_permission_denied = -8;
 export const GNTST_bad_page = -9;
 export const GNTST_bad_copy_arg = -10;
 export const GNTST_eagain = -12;
+export const GNTST_no_space = -13;
 
 export const GNTTAB_NR_RESERVED_ENTRIES = 8;
 export const GNTTAB_RESERVED_CONSOLE = 0;
@@ -41,3 +42,11 @@ export const GNTTAB_RESERVED_XENSTORE = 1;
 
 export const GNTCOPY_source_gref = 1;
 export const GNTCOPY_dest_gref = 2;
+
+export const GNTMAP_device_map = 1;
+export const GNTMAP_host_map = 2;
+export const GNTMAP_readonly = 4;
+export const GNTMAP_application_map = 8;
+export const GNTMAP_contains_pte = 16;
+/** Bit number of the first flag that goes into an available bit of the entry. */
+export const GNTMAP_guest_avail0 = 16;

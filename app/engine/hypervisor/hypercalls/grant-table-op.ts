@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Grant-table hypercalls of a guest that offers its memory to dom0 (xen public/grant_table.h). Each operation takes an array; the
- * status of each element is in the element.
+ * status of each element is in the element. Mapping is in `grant-map.ts`.
  *
  * @abi hypercall grant_table_op
  * @abi subop GNTTABOP_setup_table
@@ -11,9 +11,6 @@
  * @abi subop GNTTABOP_get_status_frames
  * @abi subop GNTTABOP_copy — within the domain
  * @abi subop GNTTABOP_swap_grant_ref
- * @abi subop GNTTABOP_map_grant_ref — guests have no foreign domain to map: GNTST_bad_domain
- * @abi subop GNTTABOP_unmap_grant_ref — GNTST_bad_handle
- * @abi subop GNTTABOP_unmap_and_replace — GNTST_bad_handle
  * @abi subop GNTTABOP_transfer — GNTST_bad_domain
  * @abi subop GNTTABOP_cache_flush — -EOPNOTSUPP: caches are coherent
  */
@@ -22,7 +19,6 @@ import {
   GNTCOPY_source_gref,
   GNTST_bad_copy_arg,
   GNTST_bad_domain,
-  GNTST_bad_handle,
   GNTST_bad_page,
   GNTST_general_error,
   GNTST_okay,
@@ -48,6 +44,7 @@ import type { GrantAccess } from '../grants/grant-table.ts';
 import { type Mfn, mfn, PAGE_SIZE } from '../../memory/frames.ts';
 import { HYPERCALL_RESTART } from '../mmu-port.ts';
 import { MAX_GRANT_FRAMES, STATE } from '../shared-state.ts';
+import { mapGrantRef, unmapAndReplace, unmapGrantRef } from './grant-map.ts';
 import { type HypercallArgs, setArgumentRegister } from './hypercall-args.ts';
 
 /** Elements handled before the hypercall looks at events again. */
@@ -62,9 +59,9 @@ interface Operation {
 
 /** Element size and action for each operation; the action works on the element in `d.copy` and returns 0 or an error for the whole call. */
 const OPERATIONS: Readonly<Record<number, Operation>> = {
-  [GNTTABOP_map_grant_ref]: { size: 32, run: (d) => status(d, 18, GNTST_bad_domain) },
-  [GNTTABOP_unmap_grant_ref]: { size: 24, run: (d) => status(d, 20, GNTST_bad_handle) },
-  [GNTTABOP_unmap_and_replace]: { size: 24, run: (d) => status(d, 20, GNTST_bad_handle) },
+  [GNTTABOP_map_grant_ref]: { size: 32, run: (d, dv) => status(d, 18, mapGrantRef(d, dv, elementView(d))) },
+  [GNTTABOP_unmap_grant_ref]: { size: 24, run: (d, dv) => status(d, 20, unmapGrantRef(d, dv)) },
+  [GNTTABOP_unmap_and_replace]: { size: 24, run: (d, dv) => status(d, 20, unmapAndReplace(d, dv)) },
   [GNTTABOP_transfer]: { size: 24, run: (d) => status(d, 16, GNTST_bad_domain) },
   [GNTTABOP_setup_table]: { size: 24, run: setupTable },
   [GNTTABOP_query_size]: { size: 16, run: querySize },

@@ -18,6 +18,7 @@ import { ASSIST } from './assists.ts';
 import type { MmContext } from './context.ts';
 import { DescriptorTables, selectsLdt } from './descriptor-tables.ts';
 import { FRAME_TYPE, FrameTable, OWNER } from './frame-table.ts';
+import { GrantMap, type GrantTarget } from './grant-map.ts';
 import { GuestWords } from './guest-words.ts';
 import { M2p } from './m2p.ts';
 import { MemoryOp } from './memory-op.ts';
@@ -69,6 +70,7 @@ export class PvMmu implements MmuPort {
   readonly #descriptors: DescriptorTables;
   readonly #roots: Roots;
   readonly #ptwr: Ptwr;
+  readonly #grantMap: GrantMap;
   readonly #descriptor = new Uint32Array(2);
   readonly #descriptorPair: [number, number] = [0, 0];
 
@@ -107,6 +109,7 @@ export class PvMmu implements MmuPort {
     this.#updateVaMapping = new UpdateVaMapping(this.context);
     this.#memoryOp = new MemoryOp(this.context);
     this.#ptwr = new Ptwr(this.context);
+    this.#grantMap = new GrantMap(this.context);
     if (state.fresh) this.#initialize(options.initialFrames ?? state.guestFrames);
   }
 
@@ -243,6 +246,14 @@ export class PvMmu implements MmuPort {
   /** True when the write fault at `faultVa` was a store to an L1 table and is done; false: deliver the fault. */
   tryPtwr(pv: PvVcpu, faultVa: number, errorCode: number): boolean {
     return this.#ptwr.tryPtwr(pv, faultVa, errorCode);
+  }
+
+  /** Puts an entry for a granted frame into the guest's tables: see `GrantMap`. */
+  mapGrant(pv: PvVcpu, target: GrantTarget, lo: number, hi: number): number {
+    return this.#locked(pv, () => this.#grantMap.map(pv, target, lo, hi));
+  }
+  unmapGrant(pv: PvVcpu, target: GrantTarget, frame: Mfn, from: number): number {
+    return this.#locked(pv, () => this.#grantMap.unmap(pv, target, frame, from));
   }
 
   /**

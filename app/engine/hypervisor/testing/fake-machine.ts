@@ -151,6 +151,12 @@ export class FakeMmu implements MmuPort {
   setWritablePagetables(): void {}
   setM2pStrict(): void {}
   setWriteEmulator(): void {}
+  mapGrant(): number {
+    return -EINVAL;
+  }
+  unmapGrant(): number {
+    return -EINVAL;
+  }
   holdFrame(frame: number, writable: boolean): number {
     if (!(frame >= 0 && frame < GUEST_FRAMES) || (writable && this.tables.has(frame))) return -EINVAL;
     this.held.set(frame, (this.held.get(frame) ?? 0) + 1);
