@@ -9,7 +9,7 @@ import { type Mfn, PAGE_SIZE } from '../memory/frames.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import { CTX, SEGREG, type VcpuContext } from '../memory/vcpu-context.ts';
 import { setCodeSegment } from './segment-functions.ts';
-import { SoftwareVcpu } from './software-cpu.ts';
+import { type SoftwareCpuOptions, SoftwareVcpu } from './software-cpu.ts';
 
 const USER_PAGE = 7;
 
@@ -30,7 +30,7 @@ export interface FlatMachine {
 }
 
 /** Makes a machine with `bytes` of memory (a multiple of 4 KiB). */
-export function createFlatMachine(bytes: number, host: Partial<VcpuHost> = {}): FlatMachine {
+export function createFlatMachine(bytes: number, host: Partial<VcpuHost> = {}, options: SoftwareCpuOptions = {}): FlatMachine {
   const frames = bytes / PAGE_SIZE;
   const leafTables = Math.ceil(frames / 512);
   const memory = new GuestMemory({ guestFrames: frames, xenFrames: leafTables + 3, vcpus: 1, codeArenaBytes: 4 * 1024 * 1024 });
@@ -47,7 +47,7 @@ export function createFlatMachine(bytes: number, host: Partial<VcpuHost> = {}): 
     readTsc: () => 0,
     cpuid: (_leaf, _subleaf, out) => out.fill(0),
     ...host,
-  });
+  }, options);
   memory.onCodeWrite = (frame, offset, length) => vcpu.invalidateCode(frame, offset, length);
   resetUserState(vcpu.ctx);
   vcpu.loadRoot(0, root);

@@ -47,7 +47,9 @@ export const OP = {
   end: 2,
   /** The next record's instruction reaches into the next page: `imm` is the host offset that page must still have. */
   straddle: 3,
-  firstInline: 4,
+  /** Call the translated region in the function table; `link` is the same code for the interpreter. */
+  region: 4,
+  firstInline: 5,
 } as const;
 
 /** What an out-of-line handler returns. */
@@ -62,6 +64,12 @@ export const STATUS = {
   exit: 3,
   /** Run the same instruction again after looking for events (long string instructions). */
   repeat: 4,
+  /** A region: an exception is recorded, `rip` is that of its instruction. */
+  regionFault: 5,
+  /** A region: the instruction at `rip` is the interpreter's. */
+  interpret: 6,
+  /** A region: one of its pages is not where it was; nothing was executed. */
+  refused: 7,
 } as const;
 
 /** How lazy flags are read (`CTX.ccOp`): `ccDst` is the sign-extended result, `ccA` and `ccB` the sign-extended operands. */
@@ -97,13 +105,30 @@ export const CPU = {
   tlbBanks: 0x52c,
   /** i64 mixed into jump cache keys: tells code sizes apart. */
   modeKey: 0x530,
+  /** i32 instructions left, across the call of a region. */
+  left: 0x544,
   /** u32 record whose link waits for the next lookup's result. */
   linkFrom: 0x540,
   /** u32 1: the recorded #GP is one for a non-canonical address. */
   nonCanonical: 0x548,
   /** i64 page whose stores go to a hook (ptwr), or -1. */
   hookPage: 0x538,
+  /** u32 one of `WATCH`; u32 1: pages of `watchPages` get no data tags; u32 bits of DR6 that were noted. See `breakpoints.ts`. */
+  watchMode: 0x550,
+  watchActive: 0x554,
+  watchHits: 0x558,
+  /** Four i64 page addresses. */
+  watchPages: 0x560,
   /** u16 logs of filled TLB entries, one a bank. */
   tlbLog: 0x600,
   tlbLogEntries: 512,
+} as const;
+
+/** What the slow paths do about data breakpoints. */
+export const WATCH = {
+  off: 0,
+  /** An access that hits fails with `VECTOR_WATCH`. */
+  stop: 1,
+  /** Accesses that hit are noted in `CPU.watchHits`. */
+  note: 2,
 } as const;

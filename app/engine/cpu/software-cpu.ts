@@ -5,7 +5,7 @@
  * It interprets pre-decoded x86-64 code in WebAssembly (first tier). Core module, handler modules and host functions of a vCPU
  * share the VM's memory; see `interpreter/loop.ts` for how code runs and `mmu/translate.ts` for how addresses do.
  */
-import { type Accelerator, type Space, SPACE, type Vcpu, type VcpuHost, VMEXIT, type VmExitReason } from '../accel/accelerator.ts';
+import { ACCESS, type Accelerator, type Space, SPACE, type Vcpu, type VcpuHost, VMEXIT, type VmExitReason } from '../accel/accelerator.ts';
 import type { Mfn } from '../memory/frames.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
 import { TLB, WASM_PAGE } from '../memory/layout.ts';
@@ -13,12 +13,14 @@ import { CTX, RFLAGS, VcpuContext } from '../memory/vcpu-context.ts';
 import { F64, I32, I64, i32, i64 } from '../wasm/expr.ts';
 import { callExpr, load } from '../wasm/function-builder.ts';
 import { ModuleBuilder } from '../wasm/module-builder.ts';
+import { Breakpoints, VECTOR_WATCH } from './breakpoints.ts';
 import { CoreFunctions, type HostFunction, type HostFunctionEnvironment } from './functions.ts';
 import { CodeCache } from './interpreter/code-cache.ts';
 import { HandlerRegistry, inlineForms } from './interpreter/handlers.ts';
 import { defineRun } from './interpreter/loop.ts';
+import { Translator } from './jit/translator.ts';
 import { defineTranslate, TLB_ENTRY } from './mmu/translate.ts';
-import { CPU } from './record.ts';
+import { CPU, RECORD, WATCH } from './record.ts';
 import { SEGMENT_FUNCTIONS, setCodeBits } from './segment-functions.ts';
 import { HOST_FUNCTIONS, defineCoreFunctions, semanticsTable } from './semantics/table.ts';
 
@@ -30,12 +32,17 @@ interface CoreExports {
   purge_write(cpu: number, hostPage: number): void;
   flush_bank(cpu: number, bank: number): void;
   invalidate_page(cpu: number, va: number): void;
+  break_check(cpu: number, record: number): number;
 }
 
 /** Receives a store into a hooked page: offset in the page, size in bytes, the value in halves. False: the store is refused. */
 export type StoreHook = (offset: number, bytes: number, lo: number, hi: number) => boolean;
 
 function defineMaintenance(core: CoreFunctions): void {
+  core.define('break_check', [I32, I32], [I32], (f) => {
+    const rip = load('i64', f.param(0), CTX.ripPage).add(load('i64_16u', f.param(1), RECORD.pageOffset));
+    f.return(callExpr(I32, core.index('break_at'), [rip.convertS(F64)]));
+  });
   core.define('translate_halves', [I32, I32, I32, I32], [I32], (f) => {
     f.return(callExpr(I32, core.index('translate'), [f.param(0), f.param(1).extU().or(f.param(2).extU().shl(32)), f.param(3)]));
   });
@@ -82,7 +89,7 @@ function defineMaintenance(core: CoreFunctions): void {
 }
 
 /** The core module's bytes for a memory of `pages`, and its function directory. */
-export function buildCore(pages: number): { readonly core: CoreFunctions; readonly bytes: Uint8Array<ArrayBuffer>; readonly hostFunctions: readonly HostFunction[] } {
+function buildCore(pages: number, hotAfter: number | null): { readonly core: CoreFunctions; readonly bytes: Uint8Array<ArrayBuffer>; readonly hostFunctions: readonly HostFunction[] } {
   const module = new ModuleBuilder();
   module.importMemory('env', 'memory', pages, pages);
   module.importTable('env', 'handlers');
@@ -90,19 +97,31 @@ export function buildCore(pages: number): { readonly core: CoreFunctions; readon
   const hostFunctions = [...SEGMENT_FUNCTIONS, ...HOST_FUNCTIONS];
   const codeWritten = core.importHost('code_written', [I32, I32, I32], []);
   const storeHook = core.importHost('store_hook', [I32, I32, I32], []);
+  const watch = core.importHost('watch', [F64, I32, I32], [I32]);
+  core.importHost('break_at', [F64], [I32]);
   core.importHost('lookup', [I32], [I32]);
+  core.importHost('hot', [I32], []);
   core.importHost('read_tsc', [], [F64]);
   core.importHost('cpuid', [I32, I32], []);
   for (const item of hostFunctions) core.importHost(item.name, item.params, item.results);
-  const translate = defineTranslate(module, { codeWritten, storeHook });
+  const translate = defineTranslate(module, { codeWritten, storeHook, watch });
   core.adopt('translate', translate.translate, [I32, I64, I32], [I32]);
   core.adopt('read_slow', translate.readSlow, [I32, I64, I32], [I32]);
   core.adopt('write_slow', translate.writeSlow, [I32, I64, I32], [I32]);
   core.adopt('commit', translate.commit, [I32], []);
   defineCoreFunctions(core);
   defineMaintenance(core);
-  defineRun(core, inlineForms(), semanticsTable());
+  defineRun(core, inlineForms(), semanticsTable(), hotAfter);
   return { core, bytes: module.build(), hostFunctions };
+}
+
+/** Entries of a block before the region around it is translated. */
+const HOT_AFTER = 64;
+
+export interface SoftwareCpuOptions {
+  /** Translate hot code to WebAssembly (second tier). */
+  readonly translate?: boolean;
+  readonly hotAfter?: number;
 }
 
 export class SoftwareVcpu implements Vcpu {
@@ -113,13 +132,19 @@ export class SoftwareVcpu implements Vcpu {
   readonly #handlers: HandlerRegistry;
   readonly #loadSegment: (segment: number, selector: number) => number;
   readonly #banks: readonly number[];
+  readonly #breakpoints: Breakpoints;
   readonly #roots: [number, number] = [-1, -1];
   #hook: ((offset: number, bytes: number) => void) | null = null;
   /** General registers, RIP, flags: what one instruction with a store can change before it faults. */
   readonly #registerBytes: Uint8Array;
   readonly #registers = new Uint8Array(CTX.xmm);
 
-  constructor(id: number, memory: GuestMemory, host: VcpuHost) {
+  readonly #translator: Translator | null;
+  readonly #environment: HostFunctionEnvironment;
+  /** Regions translated so far. */
+  regions = 0;
+
+  constructor(id: number, memory: GuestMemory, host: VcpuHost, options: SoftwareCpuOptions = {}) {
     this.id = id;
     const layout = memory.layout;
     const base = layout.vcpuContext(id);
@@ -134,24 +159,29 @@ export class SoftwareVcpu implements Vcpu {
     ctx.setU32(CPU.jumpCache, layout.jumpCache(id));
     ctx.setU32(CPU.codeFlags, layout.codeFlags);
     ctx.setNum(CPU.hookPage, -1);
+    this.#breakpoints = new Breakpoints(ctx);
     ctx.setNum(CTX.temp1, 0x8000_0000);
     setCodeBits(ctx, 64);
     // New banks are zeros, which would be translations of page 0: have them cleared whole.
     for (let bank = 0; bank < TLB.banks; bank++) ctx.setU32(CPU.tlbLogCount + bank * 4, CPU.tlbLogEntries + 1);
 
     const pages = layout.totalBytes / WASM_PAGE;
-    const { core, bytes, hostFunctions } = buildCore(pages);
+    const { core, bytes, hostFunctions } = buildCore(pages, options.translate ? (options.hotAfter ?? HOT_AFTER) : null);
     const table = new WebAssembly.Table({ element: 'anyfunc', initial: 256 });
     const wrote = (hostOffset: number, length: number): void => {
       const ram = hostOffset - layout.ramBase;
       this.#code.invalidate(ram >>> 12, ram & 4095, length);
     };
-    const environment: HostFunctionEnvironment = { memory, ctx, host, translate: (va, access) => this.#core.translate_number(base, va, access), wrote };
+    const environment: HostFunctionEnvironment = { memory, ctx, host, translate: (va, access) => this.#access(va, access), wrote };
+    this.#environment = environment;
     const cpuidOut = new Uint32Array(4);
     const imports: Record<string, (...args: number[]) => number | undefined | void> = {
       code_written: (_cpu, hostOffset, length) => wrote(hostOffset, length),
       store_hook: (_cpu, offset, length) => this.#hook?.(offset, length),
-      lookup: (again) => this.#code.lookup(again !== 0),
+      lookup: (kind) => this.#code.lookup(kind),
+      hot: (record) => this.#translateBlock(record),
+      watch: (va, bytes, write) => (this.#breakpoints.touch(va, bytes, write !== 0) ? 1 : 0),
+      break_at: (rip) => (this.#breakAt(rip) ? 1 : 0),
       read_tsc: () => host.readTsc(),
       cpuid: (leaf, subleaf) => {
         host.cpuid(leaf >>> 0, subleaf >>> 0, cpuidOut);
@@ -169,7 +199,35 @@ export class SoftwareVcpu implements Vcpu {
       translate: (cpu, low, high, access) => this.#core.translate_halves(cpu, low, high, access),
       purgeWrite: (cpu, hostPage) => this.#core.purge_write(cpu, hostPage),
     });
+    this.#code.breakSlot = this.#handlers.adopt(this.#core.break_check);
+    this.#translator = options.translate ? new Translator(core, semanticsTable(), pages) : null;
     this.flushTlb();
+  }
+
+  /** A block became hot: translates the region around it and puts it in the block's place. */
+  #translateBlock(record: number): void {
+    const start = this.#code.startOf(record);
+    if (!this.#translator || !start || start.mode !== 64 || this.#breakpoints.code) return;
+    const { memory, ctx } = this.#environment;
+    const { ramBase } = memory.layout;
+    const entry = (start.host - ramBase) % 4096;
+    const entryPage = start.host - entry;
+    const base = ctx.num(CTX.ripPage);
+    const translated = this.#translator.translate(memory.u8, entry, (offset) => {
+      if (offset === 0) return entryPage;
+      const host = this.#core.translate_number(ctx.base, base + offset, ACCESS.execute) >>> 0;
+      return host;
+    });
+    if (!translated) return;
+    const slot = this.#handlers.instantiate(translated.module);
+    const ranges = translated.region.pages.map(({ offset, host }) => {
+      const inPage = translated.region.blocks.flatMap((block) => block.instructions).filter((i) => i.at < offset + 4096 && i.at + i.length > offset);
+      const from = Math.max(0, Math.min(...inPage.map((i) => i.at - offset)));
+      const to = Math.min(4096, Math.max(...inPage.map((i) => i.at + i.length - offset)));
+      return { frame: (host - ramBase) / 4096, from, to };
+    });
+    this.#code.installRegion(record, slot, ranges);
+    this.regions++;
   }
 
   run(budget: number): VmExitReason {
@@ -177,15 +235,54 @@ export class SoftwareVcpu implements Vcpu {
     // The owner may have changed the code segment.
     setCodeBits(ctx, ctx.u32(CTX.codeBits));
     ctx.setU32(CPU.nonCanonical, 0);
-    if ((ctx.rflags & RFLAGS.TF) === 0) {
-      const reason = this.#core.run(ctx.base, budget, 0) as VmExitReason;
-      if (reason === VMEXIT.kick) ctx.takeKick();
-      else if (reason === VMEXIT.exception) this.#classifyFault();
-      // The trap flag was set on the way: the instruction after that one is stepped.
-      else if (reason === VMEXIT.budget && (ctx.rflags & RFLAGS.TF) !== 0) return this.#step();
-      return reason;
+    const breakpoints = this.#breakpoints;
+    if (breakpoints.concerned && breakpoints.update()) this.#breakpointsChanged();
+    if ((ctx.rflags & (RFLAGS.TF | RFLAGS.RF)) !== 0) {
+      if ((ctx.rflags & RFLAGS.TF) === 0 && !breakpoints.code) ctx.rflags &= ~RFLAGS.RF;
+      else {
+        const reason = this.#step();
+        if (reason !== VMEXIT.budget) return reason;
+      }
     }
-    return this.#step();
+    if (breakpoints.data) ctx.setU32(CPU.watchMode, WATCH.stop);
+    const reason = this.#core.run(ctx.base, budget, 0) as VmExitReason;
+    ctx.setU32(CPU.watchMode, WATCH.off);
+    if (reason === VMEXIT.kick) ctx.takeKick();
+    else if (reason === VMEXIT.exception) {
+      if (ctx.u32(CTX.exitVector) === VECTOR_WATCH) return this.#step();
+      this.#classifyFault();
+    }
+    return reason;
+  }
+
+  #breakpointsChanged(): void {
+    this.flushTlb();
+    this.#code.breakOffsets = this.#breakpoints.codeOffsets;
+    this.#code.flush();
+  }
+
+  /** What host functions read and write, byte by byte. */
+  #access(va: number, access: number): number {
+    const { ctx } = this;
+    const host = this.#core.translate_number(ctx.base, va, access);
+    if (host === 0 || access === ACCESS.execute || ctx.u32(CPU.watchMode) === WATCH.off) return host;
+    return this.#breakpoints.touch(va, 1, access === ACCESS.write) ? 0 : host;
+  }
+
+  /** Is there an instruction breakpoint at `rip`? Then its exception is recorded. */
+  #breakAt(rip: number): boolean {
+    const bits = this.#breakpoints.atInstruction(rip);
+    if (bits !== 0) this.#recordDebug(bits);
+    return bits !== 0;
+  }
+
+  #recordDebug(bits: number): VmExitReason {
+    const { ctx } = this;
+    ctx.setU32(CTX.dr + 6 * 8, ctx.u32(CTX.dr + 6 * 8) | bits);
+    ctx.setU32(CTX.exitVector, VECTOR_DB);
+    ctx.setU32(CTX.exitHasError, 0);
+    ctx.setU32(CTX.exitReason, VMEXIT.exception);
+    return VMEXIT.exception;
   }
 
   /** A non-canonical address is #SS instead of #GP where the stack segment is meant: seen from the instruction, afterwards. */
@@ -196,26 +293,36 @@ export class SoftwareVcpu implements Vcpu {
     if (ctx.u32(CTX.exitVector) === VECTOR_GP && this.#code.meansStack()) ctx.setU32(CTX.exitVector, VECTOR_SS);
   }
 
-  /** One instruction with the trap flag set: a debug exception follows it. */
+  /**
+   * One instruction: under the trap flag, under RF, or one that touches watched data. `VMEXIT.budget` when no debug exception follows it.
+   */
   #step(): VmExitReason {
     const ctx = this.ctx;
+    const breakpoints = this.#breakpoints;
+    const { rflags } = ctx;
     if (ctx.takeKick()) {
       ctx.setU32(CTX.exitReason, VMEXIT.kick);
       return VMEXIT.kick;
     }
+    if ((rflags & RFLAGS.RF) === 0 && this.#breakAt(ctx.rip)) return VMEXIT.exception;
     const record = this.#code.single();
     if (record === 0) {
       ctx.setU32(CTX.exitReason, VMEXIT.exception);
       return VMEXIT.exception;
     }
+    ctx.rflags = rflags & ~RFLAGS.RF;
+    ctx.setU32(CPU.watchHits, 0);
+    if (breakpoints.data) ctx.setU32(CPU.watchMode, WATCH.note);
     const reason = this.#core.run(ctx.base, 1, record) as VmExitReason;
-    if (reason === VMEXIT.exception) this.#classifyFault();
+    ctx.setU32(CPU.watchMode, WATCH.off);
+    if (reason === VMEXIT.exception) {
+      // A handler that returns to the instruction must not meet its breakpoint again.
+      ctx.rflags |= rflags & RFLAGS.RF;
+      this.#classifyFault();
+    }
     if (reason !== VMEXIT.budget && reason !== VMEXIT.kick) return reason;
-    ctx.setU32(CTX.dr + 6 * 8, ctx.u32(CTX.dr + 6 * 8) | DR6_BS);
-    ctx.setU32(CTX.exitVector, 1);
-    ctx.setU32(CTX.exitHasError, 0);
-    ctx.setU32(CTX.exitReason, VMEXIT.exception);
-    return VMEXIT.exception;
+    const bits = ctx.u32(CPU.watchHits) | ((rflags & RFLAGS.TF) !== 0 ? DR6_BS : 0);
+    return bits === 0 ? VMEXIT.budget : this.#recordDebug(bits);
   }
 
   loadRoot(space: Space, root: Mfn | -1): void {
@@ -299,13 +406,21 @@ export class SoftwareVcpu implements Vcpu {
       codeInvalidations: this.#code.invalidations,
       codeFlushes: this.#code.flushes,
       handlersCompiled: this.#handlers.compiled,
+      regions: this.regions,
     };
   }
 }
 
 const DR6_BS = 1 << 14;
+const VECTOR_DB = 1;
 const VECTOR_SS = 12;
 const VECTOR_GP = 13;
+
+/** With the translator. */
+export const translatingCpu: Accelerator = {
+  name: 'jit',
+  createVcpu: (id, memory, host) => new SoftwareVcpu(id, memory, host, { translate: true }),
+};
 
 export const softwareCpu: Accelerator = {
   name: 'interp',

@@ -12,7 +12,7 @@ export interface MachineConfig {
   /** Whole MiB. */
   readonly memoryMib: number;
   readonly vcpus: number;
-  readonly accel: 'interp';
+  readonly accel: 'interp' | 'jit';
 }
 
 export interface MachineError {

@@ -4,7 +4,7 @@
  * state, and runs the guest until the domain ends.
  */
 import type { Accelerator } from '../accel/accelerator.ts';
-import { softwareCpu } from '../cpu/software-cpu.ts';
+import { softwareCpu, translatingCpu } from '../cpu/software-cpu.ts';
 import type { Clock } from '../host/clock.ts';
 import { Domain } from '../hypervisor/domain.ts';
 import { PV_POLICY } from '../hypervisor/cpuid-policy.ts';
@@ -46,6 +46,7 @@ const USER_CPL = 3;
 
 function accelerator(name: string): Accelerator {
   if (name === softwareCpu.name) return softwareCpu;
+  if (name === translatingCpu.name) return translatingCpu;
   throw new Error(`there is no accelerator ${name}`);
 }
 

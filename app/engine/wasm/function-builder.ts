@@ -46,7 +46,8 @@ export function atomicRmw(kind: keyof typeof ATOMIC_RMW, bits: 8 | 16 | 32 | 64,
 export class FunctionBuilder {
   readonly params: readonly ValType[];
   readonly results: readonly ValType[];
-  readonly code = new ByteWriter(1024);
+  code = new ByteWriter(1024);
+  #prologue: ByteWriter | null = null;
   readonly #locals: ValType[] = [];
   readonly #free = new Map<ValType, number[]>();
   #taken: Expr[][] = [];
@@ -72,6 +73,22 @@ export class FunctionBuilder {
     const expr = new Expr(KIND.local, type, 0x20, [], index, -1);
     this.#taken.at(-1)?.push(expr);
     return expr;
+  }
+
+  /** A local that no scope gives back. */
+  permanentLocal(type: ValType): Expr {
+    const index = this.params.length + this.#locals.length;
+    this.#locals.push(type);
+    return new Expr(KIND.local, type, 0x20, [], index, -1);
+  }
+
+  /** Code that runs before everything emitted so far; once, and outside of all control structures. */
+  prologue(body: () => void): void {
+    const rest = this.code;
+    this.code = new ByteWriter(256);
+    body();
+    this.#prologue = this.code;
+    this.code = rest;
   }
 
   /** Gives the locals taken inside `body` back afterwards. */
@@ -303,6 +320,7 @@ export class FunctionBuilder {
       out.u32(count);
       out.u8(type);
     }
+    if (this.#prologue) out.append(this.#prologue.bytes());
     out.append(this.code.bytes());
     out.u8(0x0b);
     return out;

@@ -20,19 +20,33 @@ const PAGE = 4096;
 /** Instructions in a block at most. */
 const BLOCK_LIMIT = 64;
 /** Records at the start of the arena for single steps; never cached. */
-const STEP_RECORDS = 4;
+const STEP_RECORDS = 5;
 const CONST_2G = CTX.temp1;
 
 interface Block {
   readonly key: number;
   readonly record: number;
   readonly records: number;
-  /** Frames and byte ranges that it was made from; a straddling instruction has two. */
-  readonly frames: readonly number[];
+  /** What it was made from: bytes `from` up to `to` of frames. */
+  readonly ranges: readonly CodeRange[];
+  /** The map that finds it. */
+  readonly home: Map<number, Block>;
+}
+
+export interface CodeRange {
+  readonly frame: number;
   readonly from: number;
   readonly to: number;
-  readonly tail: number;
 }
+
+/** Kinds of look-up. */
+export const LOOKUP = {
+  any: 0,
+  /** Make it anew: a straddling instruction whose second page has moved. */
+  again: 1,
+  /** For the interpreter, even where there is a translated region. */
+  plain: 2,
+} as const;
 
 /** What the cache needs of the vCPU's core functions. */
 export interface CodeCacheCore {
@@ -49,6 +63,9 @@ export class CodeCache {
   readonly #core: CodeCacheCore;
   readonly #decoder = new Decoder();
   readonly #blocks = new Map<number, Block>();
+  /** Blocks for the interpreter where `#blocks` has a region. */
+  readonly #plain = new Map<number, Block>();
+  readonly #byRecord = new Map<number, Block>();
   readonly #byFrame = new Map<number, Set<Block>>();
   readonly #arena: number;
   readonly #arenaEnd: number;
@@ -56,6 +73,9 @@ export class CodeCache {
   readonly #ramBase: number;
   readonly #codeFlags: number;
   readonly #straddleBytes = new Uint8Array(32);
+  /** Page offsets that get a check for instruction breakpoints, and the check's slot; change it before a flush only. */
+  breakOffsets: ReadonlySet<number> = new Set();
+  breakSlot = 0;
   #next: number;
   /** For statistics. */
   blocksDecoded = 0;
@@ -78,9 +98,9 @@ export class CodeCache {
 
   /**
    * Finds or makes the block at the vCPU's `rip` and enters it into the jump cache. Returns its first record, or 0 when the fetch
-   * faults. `again` makes it anew (a straddling instruction whose second page has moved).
+   * faults. `kind` is one of `LOOKUP`.
    */
-  lookup(again: boolean): number {
+  lookup(kind: number): number {
     const ctx = this.#ctx;
     const low = ctx.lo(CTX.rip);
     const high = ctx.hi(CTX.rip);
@@ -88,19 +108,18 @@ export class CodeCache {
     if (host === 0) return 0;
     const mode = ctx.u32(CTX.codeBits);
     const key = (host - this.#ramBase) * 4 + (mode >> 5);
-    let block = this.#blocks.get(key);
-    if (block && again) {
+    const home = kind === LOOKUP.plain ? this.#plain : this.#blocks;
+    let block = home.get(key);
+    if (block && kind === LOOKUP.again) {
       this.#drop(block);
       block = undefined;
     }
     if (!block) {
-      if (this.#next + (BLOCK_LIMIT + 3) * RECORD.bytes > this.#arenaEnd) this.flush();
-      const made = this.#decodeBlock(host, key, mode, BLOCK_LIMIT, this.#next);
+      const made = this.#make(host, key, mode, home);
       if (!made) return 0;
-      this.#next += made.records * RECORD.bytes;
-      this.#insert(made);
       block = made;
     }
+    if (kind === LOOKUP.plain) return block.record;
     const slot = this.#jumpCache + jumpSlot(low);
     const u32 = this.#memory.u32;
     u32[(slot + JUMP_ENTRY.key) >>> 2] = low ^ ctx.lo(CPU.modeKey);
@@ -110,13 +129,56 @@ export class CodeCache {
     return block.record;
   }
 
+  #make(host: number, key: number, mode: number, home: Map<number, Block>): Block | null {
+    // A header, the records, an end record, and the check of a straddling instruction.
+    if (this.#next + (BLOCK_LIMIT + 4) * RECORD.bytes > this.#arenaEnd) this.flush();
+    const made = this.#decodeBlock(host, key, mode, BLOCK_LIMIT, this.#next + RECORD.bytes, home);
+    if (!made) return null;
+    this.#memory.u32[this.#next >>> 2] = 0;
+    this.#next += (made.records + 1) * RECORD.bytes;
+    this.#insert(made);
+    return made;
+  }
+
+  /** Where the block of `record` starts: host offset and code size; null when the record is none of a living block. */
+  startOf(record: number): { readonly host: number; readonly mode: number } | null {
+    const block = this.#byRecord.get(record);
+    if (!block) return null;
+    return { host: Math.floor(block.key / 4) + this.#ramBase, mode: (block.key % 4) * 32 };
+  }
+
+  /**
+   * Puts a translated region, a handler in slot `slot`, in the place of the block at `record`. `ranges` are all bytes that it was made
+   * from.
+   */
+  installRegion(record: number, slot: number, ranges: readonly CodeRange[]): void {
+    const old = this.#byRecord.get(record);
+    const start = this.startOf(record);
+    if (!old || !start || old.home !== this.#blocks) return;
+    if (this.#next + 4 * RECORD.bytes + (BLOCK_LIMIT + 4) * RECORD.bytes > this.#arenaEnd) return;
+    const plain = this.#plain.get(old.key) ?? this.#make(start.host, old.key, start.mode, this.#plain);
+    if (!plain) return;
+    this.#drop(old);
+    const at = this.#next + RECORD.bytes;
+    const memory = this.#memory;
+    memory.u8.fill(0, this.#next, at + RECORD.bytes);
+    // A region's entries count from far above the threshold.
+    memory.u32[this.#next >>> 2] = 0x8000_0000;
+    memory.u16[(at + RECORD.op) >>> 1] = OP.region;
+    memory.u16[(at + RECORD.handler) >>> 1] = slot;
+    memory.u16[(at + RECORD.pageOffset) >>> 1] = (start.host - this.#ramBase) % PAGE;
+    memory.i32[(at + RECORD.link) >>> 2] = plain.record;
+    this.#next = at + RECORD.bytes;
+    this.#insert({ key: old.key, record: at, records: 1, ranges, home: this.#blocks });
+  }
+
   /** Makes an uncached block of the one instruction at `rip`; 0 when the fetch faults. */
   single(): number {
     const ctx = this.#ctx;
     const host = this.#core.translate(ctx.base, ctx.lo(CTX.rip), ctx.hi(CTX.rip), ACCESS.execute);
     if (host === 0) return 0;
     ctx.setLoHi(CTX.ripPage, (ctx.lo(CTX.rip) & ~(PAGE - 1)) >>> 0, ctx.hi(CTX.rip));
-    const made = this.#decodeBlock(host, -1, ctx.u32(CTX.codeBits), 1, this.#arena);
+    const made = this.#decodeBlock(host, -1, ctx.u32(CTX.codeBits), 1, this.#arena + RECORD.bytes, this.#plain);
     return made ? made.record : 0;
   }
 
@@ -125,10 +187,7 @@ export class CodeCache {
     const blocks = this.#byFrame.get(frame);
     if (!blocks) return;
     for (const block of blocks) {
-      const first = block.frames[0] === frame;
-      const from = first ? block.from : 0;
-      const to = first ? block.to : block.tail;
-      if (offset < to && offset + length > from) this.#drop(block);
+      if (block.ranges.some((range) => range.frame === frame && offset < range.to && offset + length > range.from)) this.#drop(block);
     }
   }
 
@@ -138,6 +197,8 @@ export class CodeCache {
     for (const frame of this.#byFrame.keys()) this.#memory.u8[this.#codeFlags + frame] = 0;
     this.#byFrame.clear();
     this.#blocks.clear();
+    this.#plain.clear();
+    this.#byRecord.clear();
     this.#next = this.#arena + STEP_RECORDS * RECORD.bytes;
     this.#memory.u8.fill(0, this.#jumpCache, this.#jumpCache + JUMP_CACHE.entries * JUMP_CACHE.entryBytes);
     this.#ctx.setU32(CPU.linkFrom, 0);
@@ -166,8 +227,9 @@ export class CodeCache {
   }
 
   #insert(block: Block): void {
-    this.#blocks.set(block.key, block);
-    for (const frame of block.frames) {
+    block.home.set(block.key, block);
+    this.#byRecord.set(block.record, block);
+    for (const { frame } of block.ranges) {
       const known = this.#byFrame.get(frame);
       if (known) known.add(block);
       else {
@@ -186,8 +248,9 @@ export class CodeCache {
       u16[(record + RECORD.op) >>> 1] = OP.dead;
       i32[(record + RECORD.link) >>> 2] = 0;
     }
-    this.#blocks.delete(block.key);
-    for (const frame of block.frames) {
+    block.home.delete(block.key);
+    this.#byRecord.delete(block.record);
+    for (const { frame } of block.ranges) {
       const blocks = this.#byFrame.get(frame);
       if (blocks?.delete(block) && blocks.size === 0) {
         this.#byFrame.delete(frame);
@@ -196,7 +259,7 @@ export class CodeCache {
     }
   }
 
-  #decodeBlock(host: number, key: number, mode: number, limit: number, at: number): Block | null {
+  #decodeBlock(host: number, key: number, mode: number, limit: number, at: number, home: Map<number, Block>): Block | null {
     const bytes = this.#memory.u8;
     const pageStart = host - ((host - this.#ramBase) % PAGE);
     const pageEnd = pageStart + PAGE;
@@ -213,31 +276,32 @@ export class CodeCache {
       const offset = pos - pageStart;
       if (status === DECODE.truncated) {
         if (count > 0) break;
-        return this.#decodeStraddling(pos, pageEnd, frame, key, mode, at);
+        return this.#decodeStraddling(pos, pageEnd, frame, key, mode, at, home);
       }
       count++;
+      if (limit > 1) record = this.#writeCheck(record, offset, count);
       if (status !== DECODE.ok) {
         this.#writeFault(record, status, offset, count);
         record += RECORD.bytes;
         pos = Math.min(pageEnd, pos + Math.max(1, decoder.length));
-        return { key, record: at, records: (record - at) / RECORD.bytes, frames: [frame], from: start, to: pos - pageStart, tail: 0 };
+        return { key, record: at, records: (record - at) / RECORD.bytes, ranges: [{ frame, from: start, to: pos - pageStart }], home };
       }
       this.#writeRecord(record, offset, count);
       record += RECORD.bytes;
       pos += decoder.length;
       leaves = leavesAlways(decoder.row.name);
-      if (decoder.row.attributes.has('end') || pos === pageEnd || count === limit) break;
+      if (decoder.row.attributes.has('end') || pos === pageEnd || record - at >= limit * RECORD.bytes) break;
     }
     this.instructionsDecoded += count;
     if (!leaves) {
       this.#writeEnd(record, pos - pageStart, count);
       record += RECORD.bytes;
     }
-    return { key, record: at, records: (record - at) / RECORD.bytes, frames: [frame], from: start, to: pos - pageStart, tail: 0 };
+    return { key, record: at, records: (record - at) / RECORD.bytes, ranges: [{ frame, from: start, to: pos - pageStart }], home };
   }
 
   /** A block of the one instruction that reaches into the next page. */
-  #decodeStraddling(pos: number, pageEnd: number, frame: number, key: number, mode: number, at: number): Block | null {
+  #decodeStraddling(pos: number, pageEnd: number, frame: number, key: number, mode: number, at: number, home: Map<number, Block>): Block | null {
     const ctx = this.#ctx;
     const rest = pageEnd - pos;
     // The next page's address: 64-bit addition in halves.
@@ -256,6 +320,7 @@ export class CodeCache {
     u16[(at + RECORD.pageOffset) >>> 1] = offset;
     i32[(at + RECORD.imm) >>> 2] = second;
     let record = at + RECORD.bytes;
+    if (key !== -1) record = this.#writeCheck(record, offset, 1);
     const length = this.#decoder.length;
     if (status === DECODE.ok) {
       this.#writeRecord(record, offset, 1);
@@ -274,11 +339,20 @@ export class CodeCache {
       key,
       record: at,
       records: (record - at) / RECORD.bytes,
-      frames: secondFrame === frame ? [frame] : [frame, secondFrame],
-      from: secondFrame === frame ? 0 : offset,
-      to: PAGE,
-      tail: Math.max(1, length - rest),
+      ranges: secondFrame === frame ? [{ frame, from: 0, to: PAGE }] : [{ frame, from: offset, to: PAGE }, { frame: secondFrame, from: 0, to: Math.max(1, length - rest) }],
+      home,
     };
+  }
+
+  /** The check for an instruction breakpoint, where there may be one; returns where the instruction's record goes. */
+  #writeCheck(record: number, offset: number, count: number): number {
+    if (!this.breakOffsets.has(offset)) return record;
+    const memory = this.#memory;
+    memory.u16[(record + RECORD.op) >>> 1] = OP.call;
+    memory.u16[(record + RECORD.handler) >>> 1] = this.breakSlot;
+    memory.u16[(record + RECORD.pageOffset) >>> 1] = offset;
+    memory.u16[(record + RECORD.count) >>> 1] = count;
+    return record + RECORD.bytes;
   }
 
   #writeEnd(record: number, offset: number, count: number): void {

@@ -216,8 +216,11 @@ export class InterpreterContext extends SemContext {
     this.#storeForm('v128', this.let(address), value, 16);
   }
   probeWrite(address: Expr, bytes: number): void {
+    // What is only probed is not written yet: a data breakpoint takes no note of it.
+    const noted = this.let(this.get32(CPU.watchHits));
     this.f.if(callExpr(I32, this.functions.index('write_slow'), [this.cpu, address, i32(bytes)]).eqz(), () => this.#exits.fault(this.f));
     this.set32(CPU.pendingKind, i32(0));
+    this.set32(CPU.watchHits, noted);
   }
   hostAddress(address: Expr, access: number): Expr {
     const host = this.let(callExpr(I32, this.functions.index('translate'), [this.cpu, address, i32(access)]));

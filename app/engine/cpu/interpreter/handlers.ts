@@ -13,7 +13,8 @@ import { ADDRESS, type Decoder } from '../isa/decoder.ts';
 import { type IsaRow, OPERAND_KIND as K, type Width } from '../isa/row.ts';
 import { ROWS } from '../isa/table.ts';
 import { OP } from '../record.ts';
-import type { Form, FunctionDirectory, SemanticsTable } from '../semantics/context.ts';
+import { ImportingDirectory } from '../importing-directory.ts';
+import type { Form, SemanticsTable } from '../semantics/context.ts';
 import { functionExits, InterpreterContext } from './context.ts';
 import { emitSemantics } from './loop.ts';
 
@@ -179,6 +180,13 @@ export class HandlerRegistry {
     return handler;
   }
 
+  /** Puts a core function with a handler's signature into the table; returns its slot. */
+  adopt(handler: unknown): number {
+    if (this.#used === this.#table.length) this.#table.grow(256);
+    this.#table.set(this.#used, handler as never);
+    return this.#used++;
+  }
+
   #compile(form: Form): number {
     const module = new ModuleBuilder();
     module.importMemory('env', 'memory', this.#memoryPages, this.#memoryPages);
@@ -190,33 +198,15 @@ export class HandlerRegistry {
     emitSemantics(new InterpreterContext(f, form, cpu, rec, directory, exits), this.#semantics);
     exits.next(f);
     module.export('handler', module.add(form.row.name, f));
-    const instance = new WebAssembly.Instance(new WebAssembly.Module(module.build()), this.#imports);
+    this.compiled++;
+    return this.instantiate(module.build());
+  }
+
+  /** Puts the function `handler` of a module into the table; returns its slot. */
+  instantiate(module: Uint8Array<ArrayBuffer>): number {
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(module), this.#imports);
     if (this.#used === this.#table.length) this.#table.grow(256);
     this.#table.set(this.#used, instance.exports.handler as never);
-    this.compiled++;
     return this.#used++;
-  }
-}
-
-/** Imports core functions into a handler's module as they are used. */
-class ImportingDirectory implements FunctionDirectory {
-  readonly #core: CoreFunctions;
-  readonly #module: ModuleBuilder;
-  readonly #known = new Map<string, number>();
-
-  constructor(core: CoreFunctions, module: ModuleBuilder) {
-    this.#core = core;
-    this.#module = module;
-  }
-  index(name: string): number {
-    const known = this.#known.get(name);
-    if (known !== undefined) return known;
-    const { params, results } = this.#core.signature(name);
-    const index = this.#module.importFunction('core', name, params, results);
-    this.#known.set(name, index);
-    return index;
-  }
-  resultOf(name: string): ReturnType<CoreFunctions['resultOf']> {
-    return this.#core.resultOf(name);
   }
 }

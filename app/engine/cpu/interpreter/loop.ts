@@ -16,7 +16,7 @@ import { I32, I64, i32 } from '../../wasm/expr.ts';
 import { callExpr, callIndirectExpr, type FunctionBuilder, type Label, load } from '../../wasm/function-builder.ts';
 import type { CoreFunctions } from '../functions.ts';
 import { TLB_ENTRY, tlbEntry } from '../mmu/translate.ts';
-import { CPU, OP, RECORD } from '../record.ts';
+import { CPU, OP, RECORD, STATUS } from '../record.ts';
 import type { SemanticsTable } from '../semantics/context.ts';
 import type { Form } from '../semantics/context.ts';
 import { type HandlerExits, InterpreterContext } from './context.ts';
@@ -33,9 +33,10 @@ export function jumpSlot(low: number): number {
 
 /**
  * Defines `run`: (cpu, budget, first record or 0) → exit reason. `rip` is read from the vCPU block unless a record is given.
- * `inline` are the forms of cases `OP.firstInline` and up.
+ * `inline` are the forms of cases `OP.firstInline` and up. With a `hotAfter`, entries of blocks are counted, and the host function `hot`
+ * hears of a block that was entered so often.
  */
-export function defineRun(core: CoreFunctions, inline: readonly Form[], semantics: SemanticsTable): void {
+export function defineRun(core: CoreFunctions, inline: readonly Form[], semantics: SemanticsTable, hotAfter: number | null): void {
   const handlerType = core.module.type([I32, I32], [I32]);
   core.define('run', [I32, I32, I32], [I32], (f) => {
     const cpu = f.param(0);
@@ -49,6 +50,15 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
     f.set(rip, load('i64', cpu, CTX.rip));
     const link = (): void => f.store('i32', cpu, rec, CPU.linkFrom);
     const retire = (): void => f.set(left, left.sub(load('i32_16u', rec, RECORD.count)));
+    /** Counts an entry of the block whose first record is `rec`. */
+    const countEntry = (): void => {
+      if (hotAfter === null) return;
+      f.scope(() => {
+        const count = f.let(load('i32', rec.sub(RECORD.bytes)).add(1));
+        f.store('i32', rec.sub(RECORD.bytes), count);
+        f.if(count.eq(hotAfter), () => f.call(core.index('hot'), [rec]));
+      });
+    };
     const here = load('i64', cpu, CTX.ripPage).add(load('i64_16u', rec, RECORD.pageOffset));
 
     f.block((leave) => {
@@ -64,7 +74,7 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
             f.set(reason, VMEXIT.kick);
             f.br(leave);
           });
-          f.if(left.leS(0).or(load('i32', cpu, CTX.rflags).and(RFLAGS.TF)), () => {
+          f.if(left.leS(0).or(load('i32', cpu, CTX.rflags).and(RFLAGS.TF | RFLAGS.RF)), () => {
             f.store('i64', cpu, rip, CTX.rip);
             f.set(reason, VMEXIT.budget);
             f.br(leave);
@@ -96,6 +106,7 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
               f.store('i32', from, rec, RECORD.link);
               f.store('i32', cpu, i32(0), CPU.linkFrom);
             });
+            countEntry();
           });
         });
 
@@ -107,6 +118,7 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
                 const to = g.let(load('i32', rec, RECORD.link));
                 g.if(to.ne(0).and(left.gtS(0)).and(load('i32', cpu, CTX.kick).eqz()), () => {
                   g.set(rec, to);
+                  countEntry();
                   g.br(dispatch);
                 });
                 const target = g.let(load('i64', rec, RECORD.imm));
@@ -158,6 +170,7 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
                   // The arena may have been emptied and filled anew meanwhile.
                   f.if(load('i32_16u', rec, RECORD.op).eqz(), () => f.store('i32', rec, to, RECORD.link));
                   f.set(rec, to);
+                  countEntry();
                   f.br(dispatch);
                 });
               },
@@ -195,6 +208,36 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
                   f.set(reason, VMEXIT.exception);
                   f.br(leave);
                 });
+              },
+              // OP.region
+              () => {
+                f.store('i32', cpu, left, CPU.left);
+                f.block((onRefused) => {
+                  f.block((onInterpret) => {
+                    f.block((onFault) => {
+                      f.block((onJump) => {
+                        f.scope(() => {
+                          const handler = load('i32_16u', rec, RECORD.handler);
+                          const status = f.let(callIndirectExpr(I32, handlerType, 0, [cpu, rec], handler));
+                          f.set(left, load('i32', cpu, CPU.left));
+                          f.brTable(status.sub(STATUS.jump), [onJump, onFault, onFault, onFault, onInterpret, onRefused], onFault);
+                        });
+                      });
+                      f.set(rip, load('i64', cpu, CTX.rip));
+                      f.br(resolve);
+                    });
+                    f.set(reason, VMEXIT.exception);
+                    f.br(leave);
+                  });
+                  f.set(rip, load('i64', cpu, CTX.rip));
+                  f.store('i64', cpu, rip.and(PAGE_BITS), CTX.ripPage);
+                  f.set(rec, callExpr(I32, core.index('lookup'), [i32(2)]));
+                  f.if(rec, () => f.br(dispatch));
+                  f.set(reason, VMEXIT.exception);
+                  f.br(leave);
+                });
+                f.set(rec, load('i32', rec, RECORD.link));
+                f.br(dispatch);
               },
               ...inline.map((form) => () => {
                 f.scope(() => {

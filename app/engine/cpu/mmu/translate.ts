@@ -9,12 +9,12 @@
  *     +0 i64 read tag   +8 i64 write tag   +16 i64 execute tag   +24 i32 addend   +28 i32 host offset of the page
  *
  * INVARIANT: a write tag is set only for pages that are dirty, hold no translated code and carry no store hook, so that every
- * other store comes through `writeSlow`.
+ * other store comes through `writeSlow`. Pages with a data breakpoint get neither read nor write tags (`breakpoints.ts`).
  * Leaves out so far: paging modes other than four-level (an emulated PC needs them), protection keys.
  */
 import { CTX } from '../../memory/vcpu-context.ts';
 import { TLB } from '../../memory/layout.ts';
-import { type Expr, I32, I64, i32, i64 } from '../../wasm/expr.ts';
+import { type Expr, F64, I32, I64, i32, i64 } from '../../wasm/expr.ts';
 import { atomicRmw, callExpr, type FunctionBuilder, load } from '../../wasm/function-builder.ts';
 import type { ModuleBuilder } from '../../wasm/module-builder.ts';
 import { CPU } from '../record.ts';
@@ -54,6 +54,8 @@ export interface TranslateImports {
   readonly codeWritten: number;
   /** (cpu, offset in page, bytes): a hooked store; its data stand in the scratch area. */
   readonly storeHook: number;
+  /** (va as f64, bytes, 1 for a write) → 1 when the access must not happen now: a data breakpoint. */
+  readonly watch: number;
 }
 
 /** Declares the functions in `module`; call once, before their indices are used. */
@@ -65,8 +67,8 @@ export function defineTranslate(module: ModuleBuilder, imports: TranslateImports
   const commit = module.define('commit', [I32], []);
   emitWalk(walk.f);
   emitTranslate(translate.f, walk.index);
-  emitReadSlow(readSlow.f, translate.index);
-  emitWriteSlow(writeSlow.f, translate.index);
+  emitReadSlow(readSlow.f, translate.index, imports);
+  emitWriteSlow(writeSlow.f, translate.index, imports);
   emitCommit(commit.f, imports);
   return { translate: translate.index, readSlow: readSlow.index, writeSlow: writeSlow.index, commit: commit.index };
 }
@@ -185,9 +187,14 @@ function emitWalk(f: FunctionBuilder): void {
       isFetch.ne(0),
       () => f.store('i64', slot, page, TLB_ENTRY.execute),
       () => {
-        f.store('i64', slot, page, TLB_ENTRY.read);
+        const watched = f.local(I32);
+        f.set(watched, 0);
+        f.if(load('i32', cpu, CPU.watchActive), () => {
+          for (let n = 0; n < 4; n++) f.set(watched, watched.or(page.eq(load('i64', cpu, CPU.watchPages + n * 8))));
+        });
+        f.if(watched.eqz(), () => f.store('i64', slot, page, TLB_ENTRY.read));
         const code = load('i32_8u', load('i32', cpu, CPU.codeFlags).add(frame.wrap()));
-        f.if(isWrite.ne(0).and(code.eqz()).and(page.ne(load('i64', cpu, CPU.hookPage))), () => f.store('i64', slot, page, TLB_ENTRY.write));
+        f.if(isWrite.ne(0).and(code.or(watched).eqz()).and(page.ne(load('i64', cpu, CPU.hookPage))), () => f.store('i64', slot, page, TLB_ENTRY.write));
       },
     );
     f.return(host.add(va.wrap().and(4095)));
@@ -233,22 +240,34 @@ function copyBytes(f: FunctionBuilder, to: Expr, from: Expr, count: Expr): void 
   f.memoryCopy(to, from, count);
 }
 
-function emitReadSlow(f: FunctionBuilder, translate: number): void {
+/** Leaves with 0 when a data breakpoint keeps the access from happening now. */
+function askWatch(f: FunctionBuilder, imports: TranslateImports, write: number): void {
+  f.if(load('i32', f.param(0), CPU.watchMode), () => {
+    f.if(callExpr(I32, imports.watch, [f.param(1).convertS(F64), f.param(2), i32(write)]), () => f.return(i32(0)));
+  });
+}
+
+function emitReadSlow(f: FunctionBuilder, translate: number, imports: TranslateImports): void {
   const cpu = f.param(0);
   const va = f.param(1);
   const bytes = f.param(2);
   const first = f.let(callExpr(I32, translate, [cpu, va, i32(0)]));
-  f.if(first.eqz().or(crossesPage(va, bytes).eqz()), () => f.return(first));
+  f.if(first.eqz(), () => f.return(first));
+  f.if(crossesPage(va, bytes).eqz(), () => {
+    askWatch(f, imports, 0);
+    f.return(first);
+  });
   const split = f.let(i32(4096).sub(va.wrap().and(4095)));
   const second = f.let(callExpr(I32, translate, [cpu, va.add(split.extU()), i32(0)]));
   f.if(second.eqz(), () => f.return(i32(0)));
+  askWatch(f, imports, 0);
   const scratch = f.let(cpu.add(CTX.scratch));
   copyBytes(f, scratch, first, split);
   copyBytes(f, scratch.add(split), second, bytes.sub(split));
   f.return(scratch);
 }
 
-function emitWriteSlow(f: FunctionBuilder, translate: number): void {
+function emitWriteSlow(f: FunctionBuilder, translate: number, imports: TranslateImports): void {
   const cpu = f.param(0);
   const va = f.param(1);
   const bytes = f.param(2);
@@ -274,6 +293,7 @@ function emitWriteSlow(f: FunctionBuilder, translate: number): void {
   f.if(first.eqz(), () => f.return(i32(0)));
   const isCode = (host: Expr): Expr => load('i32_8u', load('i32', cpu, CPU.codeFlags).add(host.sub(load('i32', cpu, CTX.ramBase)).shrU(12)));
   f.if(crossesPage(va, bytes).eqz(), () => {
+    askWatch(f, imports, 1);
     f.if(isCode(first), () => {
       f.store('i32', cpu, i32(1), CPU.pendingKind);
       f.store('i32', cpu, first, CPU.pendingHost);
@@ -284,6 +304,7 @@ function emitWriteSlow(f: FunctionBuilder, translate: number): void {
   const split = f.let(i32(4096).sub(va.wrap().and(4095)));
   const second = f.let(callExpr(I32, translate, [cpu, va.add(split.extU()), i32(2)]));
   f.if(second.eqz(), () => f.return(i32(0)));
+  askWatch(f, imports, 1);
   copyBytes(f, scratch, first, split);
   copyBytes(f, scratch.add(split), second, bytes.sub(split));
   f.store('i32', cpu, i32(2), CPU.pendingKind);

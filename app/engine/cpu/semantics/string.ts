@@ -74,8 +74,8 @@ function repeated(c: SemContext, element: () => void, until: (() => Expr) | null
       f.brIf(out, index(c, RCX).eqz());
       if (until) f.brIf(out, until());
       f.set(left, left.sub(1));
-      // A trap after every element while single-stepping.
-      f.if(left.eqz().or(c.get32(CTX.rflags).and(RFLAGS.TF).ne(0)), () => c.repeat());
+      // A trap after every element while single-stepping, and after one that touched watched data.
+      f.if(left.eqz().or(c.get32(CTX.rflags).and(RFLAGS.TF)).or(c.get32(CPU.watchHits)), () => c.repeat());
       f.br(again);
     });
   });
@@ -94,7 +94,8 @@ function fitting(c: SemContext, bytes: number, addresses: readonly Expr[]): Expr
 }
 
 export function defineStrings(table: SemanticsTable): void {
-  const upwards = (c: SemContext): Expr => c.get32(CTX.rflags).and(RFLAGS.DF | RFLAGS.TF).eqz();
+  /** Whole pieces: upwards, and with neither single-stepping nor data breakpoints, which look at each element. */
+  const upwards = (c: SemContext): Expr => c.get32(CTX.rflags).and(RFLAGS.DF | RFLAGS.TF).or(c.get32(CPU.watchActive)).eqz();
 
   table.define('movs', (c) => {
     const bits = c.size;
