@@ -252,6 +252,8 @@ export class SoftwareVcpu implements Vcpu {
       if (ctx.u32(CTX.exitVector) === VECTOR_WATCH) return this.#step();
       this.#classifyFault();
     }
+    // The trap flag was set on the way: the instruction after that one is stepped.
+    else if (reason === VMEXIT.budget && (ctx.rflags & RFLAGS.TF) !== 0) return this.#step();
     return reason;
   }
 
@@ -311,17 +313,18 @@ export class SoftwareVcpu implements Vcpu {
       return VMEXIT.exception;
     }
     ctx.rflags = rflags & ~RFLAGS.RF;
-    ctx.setU32(CPU.watchHits, 0);
     if (breakpoints.data) ctx.setU32(CPU.watchMode, WATCH.note);
     const reason = this.#core.run(ctx.base, 1, record) as VmExitReason;
     ctx.setU32(CPU.watchMode, WATCH.off);
+    const hits = ctx.u32(CPU.watchHits);
+    ctx.setU32(CPU.watchHits, 0);
     if (reason === VMEXIT.exception) {
       // A handler that returns to the instruction must not meet its breakpoint again.
       ctx.rflags |= rflags & RFLAGS.RF;
       this.#classifyFault();
     }
     if (reason !== VMEXIT.budget && reason !== VMEXIT.kick) return reason;
-    const bits = ctx.u32(CPU.watchHits) | ((rflags & RFLAGS.TF) !== 0 ? DR6_BS : 0);
+    const bits = hits | ((rflags & RFLAGS.TF) !== 0 ? DR6_BS : 0);
     return bits === 0 ? VMEXIT.budget : this.#recordDebug(bits);
   }
 
