@@ -232,8 +232,12 @@ export class InterpreterContext extends SemContext {
     this.f.if(flag, () => this.callVoid('code_written', [this.cpu, host, bytes]));
   }
 
+  /** Most often asked after a comparison, or by INC and DEC after another instruction of FLAGS.bits. */
   carry(): Expr {
-    return this.call('carry', [this.cpu]);
+    const op = this.let(this.get32(CTX.ccOp));
+    const a = this.get64(CTX.ccA);
+    const rare = callExpr(I32, this.functions.index('carry'), [this.cpu]);
+    return this.let(ifElse(op.eq(FLAGS.sub), a.ltU(this.get64(CTX.ccB)), ifElse(op.eq(FLAGS.bits), a.wrap().and(1), rare)));
   }
 
   condition(cc: number): Expr {

@@ -40,7 +40,12 @@ const INLINE: readonly string[] = [
   'push:R64', 'push:I64', 'pop:R64',
   'call:J', 'calli:R64', 'calli:M64', 'jmp:J', 'jmpi:R64', 'jmpi:M64', 'ret:',
   ...CONDITION_NAMES.map((name) => `j${name}:J`),
-  'nop:', 'cbw:64', 'cbw:32', 'cwd:32', 'cwd:64',
+  'nop:', 'nop:M32', 'nop:M16', 'cbw:64', 'cbw:32', 'cwd:32', 'cwd:64',
+  ...CONDITION_NAMES.map((name) => `set${name}:R8`),
+  ...CONDITION_NAMES.flatMap((name) => both(`cmov${name}`, ['R,R'])),
+  ...['adc', 'sbb'].flatMap((name) => both(name, ['R,R', 'R,I'])),
+  ...['add', 'and', 'or', 'xor'].map((name) => `${name}:R8,R8`), 'and:R8,I8', 'or:R8,I8',
+  ...both('test', ['M,I']), ...both('bswap', ['R']), 'bt:R64,I8', 'bt:R32,I8', 'movsx:R64,R8', 'movsx:R64,M8',
 ];
 
 function widthOf(width: Width, form: Form): number {

@@ -9,7 +9,7 @@
  * PERF: `bench/cpu-interpreter.ts`. The function is left every few tens of thousands of instructions, because V8 replaces baseline by
  * optimized code only at a new call.
  */
-import { VMEXIT } from '../../accel/accelerator.ts';
+import { ACCESS, VMEXIT } from '../../accel/accelerator.ts';
 import { JUMP_CACHE } from '../../memory/layout.ts';
 import { CTX, RFLAGS } from '../../memory/vcpu-context.ts';
 import { I32, I64, i32 } from '../../wasm/expr.ts';
@@ -84,17 +84,22 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
             const slot = f.let(load('i32', cpu, CPU.jumpCache).add(low.xor(low.shrU(13)).and(JUMP_CACHE.entries - 1).shl(4)));
             const entry = f.let(tlbEntry(cpu, rip));
             const page = f.let(rip.and(PAGE_BITS));
-            const hit = load('i64', slot, JUMP_ENTRY.key)
-              .eq(rip.xor(load('i64', cpu, CPU.modeKey)))
-              .and(load('i64', entry, TLB_ENTRY.execute).eq(page))
-              .and(load('i32', entry, TLB_ENTRY.host).eq(load('i32', slot, JUMP_ENTRY.host)));
+            const known = f.let(load('i64', slot, JUMP_ENTRY.key).eq(rip.xor(load('i64', cpu, CPU.modeKey))));
+            const host = f.let(load('i32', slot, JUMP_ENTRY.host));
+            const hit = known.and(load('i64', entry, TLB_ENTRY.execute).eq(page)).and(load('i32', entry, TLB_ENTRY.host).eq(host));
             f.store('i64', cpu, page, CTX.ripPage);
             f.if(
               hit,
               () => f.set(rec, load('i32', slot, JUMP_ENTRY.record)),
               () => {
                 f.store('i64', cpu, rip, CTX.rip);
-                f.set(rec, callExpr(I32, core.index('lookup'), [i32(0)]));
+                f.set(rec, 0);
+                // A flushed TLB, most of the time: the page is where it was.
+                f.if(known, () => {
+                  const at = f.let(callExpr(I32, core.index('translate'), [cpu, rip, i32(ACCESS.execute)]));
+                  f.if(at.and(PAGE_BITS).eq(host), () => f.set(rec, load('i32', slot, JUMP_ENTRY.record)));
+                });
+                f.if(rec.eqz(), () => f.set(rec, callExpr(I32, core.index('lookup'), [i32(0)])));
                 f.if(rec.eqz(), () => {
                   f.set(reason, VMEXIT.exception);
                   f.br(leave);
@@ -203,6 +208,7 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
                   const holds = load('i64', entry, TLB_ENTRY.execute).eq(following).and(load('i32', entry, TLB_ENTRY.host).eq(load('i32', rec, RECORD.imm)));
                   f.if(holds, () => next(f));
                   f.store('i64', cpu, here, CTX.rip);
+                  f.if(callExpr(I32, core.index('translate'), [cpu, following, i32(ACCESS.execute)]).eq(load('i32', rec, RECORD.imm)), () => next(f));
                   f.set(rec, callExpr(I32, core.index('lookup'), [i32(1)]));
                   f.if(rec, () => f.br(dispatch));
                   f.set(reason, VMEXIT.exception);
