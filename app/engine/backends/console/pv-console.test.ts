@@ -138,6 +138,16 @@ describe('output', () => {
     expect(guest.notifications).toBe(before + 1);
   });
 
+  it('tells a guest that filled the ring about the room, and spares one that prints lines the interrupts', () => {
+    const { guest, console } = connected();
+    guest.print('a line\n');
+    console.pump();
+    expect(guest.notifications).toBe(0);
+    expect(guest.print('x'.repeat(5000))).toBe(2048);
+    console.pump();
+    expect(guest.notifications).toBe(1);
+  });
+
   it('does not let a dropping sink hold anybody up, and counts what it missed', () => {
     const { guest, console } = connected();
     const slow = new Sink(2);

@@ -12,7 +12,7 @@
  * GUEST: output is bytes of any kind; they are passed on unchanged and never interpreted here.
  */
 import type { TaskQueue } from '../core/ports.ts';
-import { ConsoleRing } from './console-ring.ts';
+import { ConsoleRing, XENCONS_OUT_SIZE } from './console-ring.ts';
 import { Scrollback } from './scrollback.ts';
 
 export interface ConsoleSink {
@@ -107,19 +107,20 @@ export class PvConsole {
   pump(): void {
     if (this.#closed || this.#pumping) return;
     this.#pumping = true;
-    let moved = false;
+    let tell = false;
     let takes = 0;
     while (takes < TAKES_PER_PUMP && !this.#heldUp() && !this.#closed) {
       const bytes = this.#ring.takeOutput();
       if (bytes.length === 0) break;
       takes++;
-      moved = true;
+      if (bytes.length >= XENCONS_OUT_SIZE / 2) tell = true;
       this.#emit(bytes);
     }
-    if (this.#give()) moved = true;
+    if (this.#give()) tell = true;
     this.#pumping = false;
-    // The notification also tells a guest that waits for room that there is some again.
-    if (moved && !this.#closed) this.#notify();
+    // A guest that found the ring full may wait to hear that there is room again. One that prints a line at a time does not wait;
+    // an interrupt for each of its lines would cost it more than the line.
+    if (tell && !this.#closed) this.#notify();
     if (takes === TAKES_PER_PUMP) this.#continueLater();
   }
 
