@@ -11,7 +11,7 @@ export {
   type InspectOptions,
   type ModeVerdict,
 } from './inspect.ts';
-export { type KernelImage, loadKernel } from './kernel-image.ts';
+export { type KernelImage, loadKernel, releaseKernel } from './kernel-image.ts';
 export { buildPvDomain, type PageTableFrame, type PvDomainConfig, type PvStartRegisters, type StartState } from './pv-builder.ts';
 export { type PvKernel, pvKernel } from './pv-kernel.ts';
 export type { PageRange, PvLayout } from './pv-layout.ts';

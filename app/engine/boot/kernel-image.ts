@@ -43,6 +43,20 @@ export async function loadKernel(
   return fromElf(whole.value, 'elf', compression, undefined);
 }
 
+/**
+ * Frees the bytes of a decompressed kernel at once; the image must not be used afterwards. Left to the garbage collector they may stay for
+ * the machine's whole life, because its I/O thread hardly allocates. A kernel that is read from the caller's bytes is left alone.
+ */
+export function releaseKernel(image: KernelImage): void {
+  const { buffer, byteLength } = image.elf.bytes;
+  // A short result may share its buffer with others of the host's.
+  const own = image.compression !== undefined && byteLength >= OWN_BUFFER_BYTES;
+  if (own && buffer instanceof ArrayBuffer) buffer.transfer(0);
+}
+
+/** Results of a host's decompressor from this size on have a buffer of their own. */
+const OWN_BUFFER_BYTES = 1024 * 1024;
+
 function fromElf(
   bytes: Uint8Array,
   container: KernelImage['container'],

@@ -5,7 +5,7 @@
  */
 import { err, ok, type Result } from '../../base/result.ts';
 import { PvConsole } from '../backends/console/index.ts';
-import { buildPvDomain, loadKernel, type StartState } from '../boot/index.ts';
+import { buildPvDomain, loadKernel, releaseKernel, type StartState } from '../boot/index.ts';
 import type { Clock } from '../host/clock.ts';
 import type { Decompressors } from '../host/decompress.ts';
 import type { Entropy } from '../host/entropy.ts';
@@ -77,6 +77,7 @@ export async function createMachine(config: MachineConfig, ports: MachinePorts):
   const storeEvtchn = events.allocUnbound(DOMID, DOM0);
   const consoleEvtchn = events.allocUnbound(DOMID, DOM0);
   const built = buildPvDomain(memory, { commandLine: config.commandLine, sharedInfo: state.sharedInfoFrame, storeEvtchn, consoleEvtchn }, kernel.value, config.initrd);
+  releaseKernel(kernel.value);
   if (!built.ok) return err({ kind: 'image', message: built.error.message, cause: built.error });
   return ok(new PvMachine(config, ports, { shape, memory, mmu, state, events, start: built.value, storeEvtchn, consoleEvtchn }));
 }
@@ -111,6 +112,8 @@ class PvMachine implements Machine {
   #endedNs = 0;
   #firstByteNs = 0;
   #stopping = false;
+  #onSuspended: (() => void) | null = null;
+  #resumeSuspended: (() => void) | null = null;
 
   constructor(config: MachineConfig, ports: MachinePorts, parts: Parts) {
     this.#config = config;
@@ -193,6 +196,7 @@ class PvMachine implements Machine {
     };
     this.#threads.push(this.#ports.threads.startVcpu(data, (bytes) => this.console.earlyOutput(bytes)));
     void this.#watch();
+    void this.#watchSuspends();
   }
 
   /** Waits for the threads, then says how it ended. */
@@ -212,6 +216,24 @@ class PvMachine implements Machine {
     this.#dom0.stop();
     this.#store.domainShutdown(DOMID);
     this.#finish(end);
+  }
+
+  /** A suspended domain's threads wait: for its listener to have it resumed or stopped, or to be told to end at once. */
+  async #watchSuspends(): Promise<void> {
+    for (;;) {
+      await this.#control.ended();
+      if (!this.#control.suspended) return;
+      if (this.#onSuspended === null) {
+        this.#control.stop();
+        return;
+      }
+      const resumed = new Promise<void>((resolve) => {
+        this.#resumeSuspended = resolve;
+      });
+      this.#onSuspended();
+      await resumed;
+      await this.#control.continueSuspended();
+    }
   }
 
   #describeEnd(): MachineEnd {
@@ -243,6 +265,15 @@ class PvMachine implements Machine {
   }
   requestShutdown(reason: ShutdownReason, onAcknowledged: () => void): Result<() => void, ControlError> {
     return requestShutdown(this.xenstore, DOMID, reason, onAcknowledged);
+  }
+  onSuspended(listener: () => void): void {
+    this.#onSuspended = listener;
+  }
+  resumeAfterSuspend(): boolean {
+    const resume = this.#resumeSuspended;
+    this.#resumeSuspended = null;
+    resume?.();
+    return resume !== null;
   }
   sendSysrq(key: string): Result<void, ControlError> {
     return sendSysrq(this.xenstore, DOMID, key);
