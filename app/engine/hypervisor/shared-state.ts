@@ -112,6 +112,8 @@ export type Lifecycle = (typeof LIFECYCLE)[keyof typeof LIFECYCLE];
 /** Bits of the request word. */
 export const REQUEST_PAUSE = 1;
 export const REQUEST_STOP = 2;
+/** To a suspended domain: go on. */
+export const REQUEST_CONTINUE = 4;
 
 if (STATE.end > DOMAIN_STATE_BYTES) throw new Error('the shared state block is too small');
 
@@ -273,5 +275,6 @@ export class SharedState {
   unend(): void {
     this.set(STATE.lifecycle, LIFECYCLE.running);
     this.set(STATE.shutdownReason, -1);
+    Atomics.notify(this.i32, this.word(STATE.lifecycle));
   }
 }

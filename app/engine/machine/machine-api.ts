@@ -19,6 +19,13 @@ export interface Machine {
   resume(): void;
   /** Asks the guest; `onAcknowledged` runs when it took the request. Gives a function that withdraws it. */
   requestShutdown(reason: ShutdownReason, onAcknowledged: () => void): Result<() => void, ControlError>;
+  /**
+   * Runs `listener` each time the guest has suspended itself. The machine then keeps its state until `resumeAfterSuspend` or `stop`;
+   * without a listener a suspend ends it.
+   */
+  onSuspended(listener: () => void): void;
+  /** Lets a suspended guest go on where it is, as after a cancelled suspend. False: it is not suspended. */
+  resumeAfterSuspend(): boolean;
   /** Magic SysRq, one character. */
   sendSysrq(key: string): Result<void, ControlError>;
   /** Balloon target in MiB. */

@@ -10,7 +10,7 @@ import { Domain } from '../hypervisor/domain.ts';
 import { PV_POLICY } from '../hypervisor/cpuid-policy.ts';
 import { PvMmu } from '../hypervisor/mm/pv-mmu.ts';
 import { runVcpu } from '../hypervisor/run-loop.ts';
-import { REQUEST_PAUSE, STATE } from '../hypervisor/shared-state.ts';
+import { LIFECYCLE, REQUEST_CONTINUE, REQUEST_PAUSE, REQUEST_STOP, STATE } from '../hypervisor/shared-state.ts';
 import type { StatsReport } from '../hypervisor/stats.ts';
 import { loadFlatKernelSegments } from '../hypervisor/traps/segments.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
@@ -43,6 +43,7 @@ const CR4_PV = 0x660;
 /** SCE, LME, LMA, NXE. */
 const EFER_PV = 0xd01;
 const USER_CPL = 3;
+const SHUTDOWN_suspend = 2;
 
 function accelerator(name: string): Accelerator {
   if (name === softwareCpu.name) return softwareCpu;
@@ -84,14 +85,30 @@ export function runVcpuThread(start: VcpuThreadStart, ports: VcpuThreadPorts): V
   const { state } = domain;
   for (;;) {
     const end = runVcpu(domain);
-    if (end !== 'paused') break;
-    // Resuming clears the bit and kicks.
-    while ((state.get(STATE.request) & REQUEST_PAUSE) !== 0) {
-      vcpu.ctx.waitForKick(1000);
-      vcpu.ctx.takeKick();
+    if (end === 'paused') {
+      // Resuming clears the bit and kicks.
+      while ((state.get(STATE.request) & REQUEST_PAUSE) !== 0) awaitKick(vcpu.ctx);
+    } else if (end === 'ended' && awaitContinue(domain)) {
+      domain.continueAfterSuspend(true);
+    } else {
+      break;
     }
   }
   return { stats: vcpu.stats.report(), cpu: vcpu.vcpu.counters(), memory: mmu.counters() };
+}
+
+function awaitKick(ctx: VcpuContext): void {
+  ctx.waitForKick(1000);
+  ctx.takeKick();
+}
+
+/** A domain that has suspended itself waits for its owner: true, it is to go on; false, it ends (as every other end does at once). */
+function awaitContinue(domain: Domain): boolean {
+  const { state, vcpu } = domain;
+  if (state.lifecycle !== LIFECYCLE.shutdown || state.get(STATE.shutdownReason) !== SHUTDOWN_suspend) return false;
+  while ((state.get(STATE.request) & (REQUEST_CONTINUE | REQUEST_STOP)) === 0) awaitKick(vcpu.ctx);
+  const before = Atomics.and(state.i32, state.word(STATE.request), ~REQUEST_CONTINUE);
+  return (before & REQUEST_STOP) === 0;
 }
 
 /** Start of day of a PV vCPU (xen public/xen.h): everything is zero but this. */

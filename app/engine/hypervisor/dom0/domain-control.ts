@@ -3,7 +3,7 @@
  * A domain as its owner on the I/O thread sees it: is it running, how did it end, pause, resume, stop. Works on shared state only, so
  * nothing here waits for a vCPU thread's messages.
  */
-import { LIFECYCLE, REQUEST_PAUSE, REQUEST_STOP, type SharedState, STATE } from '../shared-state.ts';
+import { LIFECYCLE, REQUEST_CONTINUE, REQUEST_PAUSE, REQUEST_STOP, type SharedState, STATE } from '../shared-state.ts';
 
 export const SHUTDOWN_REASONS = ['poweroff', 'reboot', 'suspend', 'crash', 'watchdog', 'soft_reset'] as const;
 export type ShutdownReason = (typeof SHUTDOWN_REASONS)[number];
@@ -14,6 +14,7 @@ export type DomainEnd =
 
 export class DomainControl {
   readonly #state: SharedState;
+  #stopped = false;
 
   constructor(state: SharedState) {
     this.#state = state;
@@ -27,15 +28,26 @@ export class DomainControl {
     return { kind: 'shutdown', reason: SHUTDOWN_REASONS[this.#state.get(STATE.shutdownReason)] ?? 'crash' };
   }
 
-  /** Resolves when the domain has ended. */
-  async ended(): Promise<DomainEnd> {
-    const word = this.#state.word(STATE.lifecycle);
-    for (;;) {
-      const end = this.end;
-      if (end !== null) return end;
-      const result = Atomics.waitAsync(this.#state.i32, word, this.#state.lifecycle);
-      if (result.async) await result.value;
-    }
+  /** The domain suspended itself, and can go on where it stands. */
+  get suspended(): boolean {
+    return this.#state.lifecycle === LIFECYCLE.shutdown && SHUTDOWN_REASONS[this.#state.get(STATE.shutdownReason)] === 'suspend';
+  }
+
+  /** Resolves when the domain has ended; null: its threads were told to stop first. */
+  async ended(): Promise<DomainEnd | null> {
+    while (this.end === null && !this.#stopped) await this.#changeFrom(this.#state.lifecycle);
+    return this.end;
+  }
+
+  /** Lets a suspended domain go on as if the suspend had been cancelled; resolves when it does, or was told to stop. */
+  async continueSuspended(): Promise<void> {
+    this.#request(REQUEST_CONTINUE);
+    while (this.suspended && !this.#stopped) await this.#changeFrom(LIFECYCLE.shutdown);
+  }
+
+  async #changeFrom(lifecycle: number): Promise<void> {
+    const result = Atomics.waitAsync(this.#state.i32, this.#state.word(STATE.lifecycle), lifecycle);
+    if (result.async) await result.value;
   }
 
   /** Asks the vCPU threads to stop executing the guest; their run loops return. */
@@ -49,7 +61,9 @@ export class DomainControl {
   }
   /** Asks the vCPU threads to end for good. */
   stop(): void {
+    this.#stopped = true;
     this.#request(REQUEST_STOP);
+    Atomics.notify(this.#state.i32, this.#state.word(STATE.lifecycle));
   }
 
   #request(bit: number): void {
