@@ -116,7 +116,7 @@ function buildCore(pages: number, hotAfter: number | null): { readonly core: Cor
 }
 
 /** Entries of a block before the region around it is translated. */
-const HOT_AFTER = 64;
+const HOT_AFTER = 1000;
 
 export interface SoftwareCpuOptions {
   /** Translate hot code to WebAssembly (second tier). */
