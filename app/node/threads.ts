@@ -5,9 +5,15 @@ import type { EngineThread, ThreadHost } from '../engine/index.ts';
 
 type ThreadMessage = { readonly kind: 'console-io'; readonly bytes: Uint8Array } | { readonly kind: 'done'; readonly report: unknown };
 
+/**
+ * A vCPU thread hardly allocates: V8's default for the young generation costs 23 MB more and makes a boot no faster.
+ * PERF: `npm run bench -- --only life`.
+ */
+const VCPU_LIMITS = { maxYoungGenerationSizeMb: 8 };
+
 export const nodeThreads: ThreadHost = {
   startVcpu: (data, onConsoleIo): EngineThread => {
-    const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { workerData: data });
+    const worker = new Worker(new URL('./vcpu-worker.ts', import.meta.url), { workerData: data, resourceLimits: VCPU_LIMITS });
     const done = new Promise((resolve, reject) => {
       worker.on('message', (message: ThreadMessage) => {
         if (message.kind === 'done') resolve(message.report);
