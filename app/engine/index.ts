@@ -6,6 +6,22 @@ export { PvConsole, type AttachOptions, type ConsoleAttachment, type ConsoleSink
 export type { Clock } from './host/clock.ts';
 export type { Decompressors } from './host/decompress.ts';
 export type { Entropy } from './host/entropy.ts';
+export type { AppendFile } from './host/append-file.ts';
+export type {
+  HostListener,
+  HostStream,
+  HostUdp,
+  NameResolver,
+  PingAnswer,
+  SocketAddress,
+  SocketError,
+  SocketErrorKind,
+  SocketHost,
+  StreamEvents,
+  UdpOptions,
+} from './host/sockets.ts';
+export type { TimerHandle, Timers } from './host/timers.ts';
+export * from './network/index.ts';
 export { type Log, type LogLevel, silentLog } from './host/log.ts';
 export type { EngineThread, ThreadHost } from './host/thread.ts';
 export type { MachineConfig, MachineEnd, MachineError, MachineStats } from './machine/config.ts';
