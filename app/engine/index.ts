@@ -5,6 +5,9 @@ export type { AbortSignalLike, DecompressError, HostCompression } from './host/d
 export { PvConsole, type AttachOptions, type ConsoleAttachment, type ConsoleSink } from './backends/console/index.ts';
 export type { Clock } from './host/clock.ts';
 export type { Decompressors } from './host/decompress.ts';
+export type { BlockCodec, BlockCompression } from './host/block-codec.ts';
+export { FileError, type FileErrorKind, type FileStore, type HostFile, type OpenFileOptions } from './host/file.ts';
+export * from './storage/index.ts';
 export type { Entropy } from './host/entropy.ts';
 export type { AppendFile } from './host/append-file.ts';
 export type {
