@@ -99,7 +99,14 @@ describe('data breakpoints', () => {
     const m = codeMachine();
     arm(m, 0, DATA + 0x1000, WRITE, 1);
     arm(m, 3, DATA + 0x10, WRITE, 1);
-    for (const [offset, dr6] of [[9, 8], [8, 0], [0x10, 8], [0x11, 0], [0xff9, 1], [0xff8, 0]] as const) {
+    for (const [offset, dr6] of [
+      [9, 8],
+      [8, 0],
+      [0x10, 8],
+      [0x11, 0],
+      [0xff9, 1],
+      [0xff8, 0],
+    ] as const) {
       m.load('48 89 07 cc');
       m.set({ rdi: DATA + offset });
       expect(run(m).dr6, `offset ${offset}`).toBe(dr6);

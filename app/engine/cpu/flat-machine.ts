@@ -35,19 +35,25 @@ export function createFlatMachine(bytes: number, host: Partial<VcpuHost> = {}, o
   const leafTables = Math.ceil(frames / 512);
   const memory = new GuestMemory({ guestFrames: frames, xenFrames: leafTables + 3, vcpus: 1, codeArenaBytes: 4 * 1024 * 1024 });
   const root = frames as Mfn;
-  const entry = (table: number, index: number, frame: number, flags: number): void => memory.setEntry(table as Mfn, index, frame * PAGE_SIZE + flags, 0);
+  const entry = (table: number, index: number, frame: number, flags: number): void =>
+    memory.setEntry(table as Mfn, index, frame * PAGE_SIZE + flags, 0);
   entry(root, 0, frames + 1, USER_PAGE);
   entry(frames + 1, 0, frames + 2, USER_PAGE);
   for (let n = 0; n < leafTables; n++) entry(frames + 2, n, frames + 3 + n, USER_PAGE);
   const leaf = (page: number): Mfn => (frames + 3 + Math.floor(page / 512)) as Mfn;
   for (let page = 0; page < frames; page++) entry(leaf(page), page % 512, page, USER_PAGE);
 
-  const vcpu = new SoftwareVcpu(0, memory, {
-    readDescriptor: (selector) => DESCRIPTORS[selector >> 3] ?? null,
-    readTsc: () => 0,
-    cpuid: (_leaf, _subleaf, out) => out.fill(0),
-    ...host,
-  }, options);
+  const vcpu = new SoftwareVcpu(
+    0,
+    memory,
+    {
+      readDescriptor: (selector) => DESCRIPTORS[selector >> 3] ?? null,
+      readTsc: () => 0,
+      cpuid: (_leaf, _subleaf, out) => out.fill(0),
+      ...host,
+    },
+    options,
+  );
   memory.onCodeWrite = (frame, offset, length) => vcpu.invalidateCode(frame, offset, length);
   resetUserState(vcpu.ctx);
   vcpu.loadRoot(0, root);

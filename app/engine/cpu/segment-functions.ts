@@ -28,7 +28,7 @@ const limitOf = (low: number, high: number): number => {
   const limit = (low & 0xffff) | (high & 0xf0000);
   return (high & 0x800000) !== 0 ? ((limit << 12) | 0xfff) >>> 0 : limit;
 };
-const baseOf = (low: number, high: number): number => (((low >>> 16) | ((high & 0xff) << 16) | (high & 0xff000000)) >>> 0);
+const baseOf = (low: number, high: number): number => ((low >>> 16) | ((high & 0xff) << 16) | (high & 0xff000000)) >>> 0;
 
 /** NaN, what does not fit into 53 bits, is not canonical either. */
 const canonical = (address: number): boolean => address >= -(2 ** 47) && address < 2 ** 47;
@@ -242,7 +242,8 @@ class Segments {
     if (call !== 0) {
       const sp = this.#stackTop();
       if (sp === null) return 1;
-      for (const word of [sp - bytes, sp - 2 * bytes]) for (let n = 0; n < bytes; n++) if (this.#translate(word + n, ACCESS.write) <= 0) return 1;
+      for (const word of [sp - bytes, sp - 2 * bytes])
+        for (let n = 0; n < bytes; n++) if (this.#translate(word + n, ACCESS.write) <= 0) return 1;
       this.#push(sp - bytes, oldSelector, bytes);
       this.#push(sp - 2 * bytes, returnTo, bytes);
       this.#moveStack(ctx.u32(CTX.codeBits) === 64, -2 * bytes);
@@ -301,6 +302,10 @@ export const SEGMENT_FUNCTIONS: readonly HostFunction[] = [
   { name: 'far_iret', params: [I32], results: [I32], create: (e) => (bits) => segmentsOf(e).iret(bits) },
   { name: 'far_return', params: [I32, I32], results: [I32], create: (e) => (bits, extra) => segmentsOf(e).farReturn(bits, extra) },
   { name: 'far_transfer', params: [I32, I32], results: [I32], create: (e) => (bits, call) => segmentsOf(e).farTransfer(bits, call) },
-  { name: 'inspect_selector', params: [I32, I32], results: [I32], create: (e) => (selector, kind) => segmentsOf(e).inspect(selector, kind) },
+  {
+    name: 'inspect_selector',
+    params: [I32, I32],
+    results: [I32],
+    create: (e) => (selector, kind) => segmentsOf(e).inspect(selector, kind),
+  },
 ];
-

@@ -80,16 +80,28 @@ function defineMaintenance(core: CoreFunctions): void {
     });
   });
   core.define('invalidate_page', [I32, F64], [], (f) => {
-    const index = f.let(f.param(1).truncSatS(I64).shrU(12).wrap().and(TLB.entries - 1).shl(5));
+    const index = f.let(
+      f
+        .param(1)
+        .truncSatS(I64)
+        .shrU(12)
+        .wrap()
+        .and(TLB.entries - 1)
+        .shl(5),
+    );
     for (let bank = 0; bank < TLB.banks; bank++) {
       const entry = f.let(load('i32', f.param(0), CPU.tlbBanks).add(index));
-      for (const tag of [TLB_ENTRY.read, TLB_ENTRY.write, TLB_ENTRY.execute]) f.store('i64', entry, i64(-1), tag + bank * TLB.entries * TLB.entryBytes);
+      for (const tag of [TLB_ENTRY.read, TLB_ENTRY.write, TLB_ENTRY.execute])
+        f.store('i64', entry, i64(-1), tag + bank * TLB.entries * TLB.entryBytes);
     }
   });
 }
 
 /** The core module's bytes for a memory of `pages`, and its function directory. */
-function buildCore(pages: number, hotAfter: number | null): { readonly core: CoreFunctions; readonly bytes: Uint8Array<ArrayBuffer>; readonly hostFunctions: readonly HostFunction[] } {
+function buildCore(
+  pages: number,
+  hotAfter: number | null,
+): { readonly core: CoreFunctions; readonly bytes: Uint8Array<ArrayBuffer>; readonly hostFunctions: readonly HostFunction[] } {
   const module = new ModuleBuilder();
   module.importMemory('env', 'memory', pages, pages);
   module.importTable('env', 'handlers');
@@ -221,7 +233,9 @@ export class SoftwareVcpu implements Vcpu {
     if (!translated) return;
     const slot = this.#handlers.instantiate(translated.module);
     const ranges = translated.region.pages.map(({ offset, host }) => {
-      const inPage = translated.region.blocks.flatMap((block) => block.instructions).filter((i) => i.at < offset + 4096 && i.at + i.length > offset);
+      const inPage = translated.region.blocks
+        .flatMap((block) => block.instructions)
+        .filter((i) => i.at < offset + 4096 && i.at + i.length > offset);
       const from = Math.max(0, Math.min(...inPage.map((i) => i.at - offset)));
       const to = Math.min(4096, Math.max(...inPage.map((i) => i.at + i.length - offset)));
       return { frame: (host - ramBase) / 4096, from, to };
@@ -429,4 +443,3 @@ export const softwareCpu: Accelerator = {
   name: 'interp',
   createVcpu: (id, memory, host) => new SoftwareVcpu(id, memory, host),
 };
-

@@ -14,7 +14,19 @@ export const F64 = 0x7c;
 export const V128 = 0x7b;
 export type ValType = 0x7f | 0x7e | 0x7d | 0x7c | 0x7b;
 
-export const KIND = { const: 0, local: 1, op: 2, load: 3, call: 4, callIndirect: 5, ifElse: 6, tee: 7, global: 8, select: 9, bytes: 10 } as const;
+export const KIND = {
+  const: 0,
+  local: 1,
+  op: 2,
+  load: 3,
+  call: 4,
+  callIndirect: 5,
+  ifElse: 6,
+  tee: 7,
+  global: 8,
+  select: 9,
+  bytes: 10,
+} as const;
 export type ExprKind = (typeof KIND)[keyof typeof KIND];
 
 /** A number stands for a constant of the other operand's type. */
@@ -36,7 +48,15 @@ export class Expr {
   readonly extra: number;
   readonly bytes: Uint8Array | null;
 
-  constructor(kind: ExprKind, type: ValType, op: number, args: readonly Expr[], value: number | bigint, extra: number, bytes: Uint8Array | null = null) {
+  constructor(
+    kind: ExprKind,
+    type: ValType,
+    op: number,
+    args: readonly Expr[],
+    value: number | bigint,
+    extra: number,
+    bytes: Uint8Array | null = null,
+  ) {
     this.kind = kind;
     this.type = type;
     this.op = op;
@@ -332,36 +352,60 @@ function foldBinary(type: ValType, op: number, a: Expr, b: Expr): Expr | null {
     const x = a.value as number;
     const y = b.value as number;
     switch (op) {
-      case 0x6a: return constant(type, (x + y) | 0);
-      case 0x6b: return constant(type, (x - y) | 0);
-      case 0x6c: return constant(type, Math.imul(x, y));
-      case 0x71: return constant(type, x & y);
-      case 0x72: return constant(type, x | y);
-      case 0x73: return constant(type, x ^ y);
-      case 0x74: return constant(type, x << (y & 31));
-      case 0x75: return constant(type, x >> (y & 31));
-      case 0x76: return constant(type, (x >>> (y & 31)) | 0);
-      case 0x46: return constant(type, x === y ? 1 : 0);
-      case 0x47: return constant(type, x !== y ? 1 : 0);
-      default: return null;
+      case 0x6a:
+        return constant(type, (x + y) | 0);
+      case 0x6b:
+        return constant(type, (x - y) | 0);
+      case 0x6c:
+        return constant(type, Math.imul(x, y));
+      case 0x71:
+        return constant(type, x & y);
+      case 0x72:
+        return constant(type, x | y);
+      case 0x73:
+        return constant(type, x ^ y);
+      case 0x74:
+        return constant(type, x << (y & 31));
+      case 0x75:
+        return constant(type, x >> (y & 31));
+      case 0x76:
+        return constant(type, (x >>> (y & 31)) | 0);
+      case 0x46:
+        return constant(type, x === y ? 1 : 0);
+      case 0x47:
+        return constant(type, x !== y ? 1 : 0);
+      default:
+        return null;
     }
   }
   if (a.type === I64) {
     const x = BigInt(a.value);
     const y = BigInt(b.value);
     switch (op) {
-      case 0x7c: return wrap64(x + y);
-      case 0x7d: return wrap64(x - y);
-      case 0x7e: return wrap64(x * y);
-      case 0x83: return wrap64(x & y);
-      case 0x84: return wrap64(x | y);
-      case 0x85: return wrap64(x ^ y);
-      case 0x86: return wrap64(x << (y & 63n));
-      case 0x87: return wrap64(x >> (y & 63n));
-      case 0x88: return wrap64(BigInt.asUintN(64, x) >> (y & 63n));
-      case 0x51: return constant(type, x === y ? 1 : 0);
-      case 0x52: return constant(type, x !== y ? 1 : 0);
-      default: return null;
+      case 0x7c:
+        return wrap64(x + y);
+      case 0x7d:
+        return wrap64(x - y);
+      case 0x7e:
+        return wrap64(x * y);
+      case 0x83:
+        return wrap64(x & y);
+      case 0x84:
+        return wrap64(x | y);
+      case 0x85:
+        return wrap64(x ^ y);
+      case 0x86:
+        return wrap64(x << (y & 63n));
+      case 0x87:
+        return wrap64(x >> (y & 63n));
+      case 0x88:
+        return wrap64(BigInt.asUintN(64, x) >> (y & 63n));
+      case 0x51:
+        return constant(type, x === y ? 1 : 0);
+      case 0x52:
+        return constant(type, x !== y ? 1 : 0);
+      default:
+        return null;
     }
   }
   return null;
@@ -371,8 +415,24 @@ function foldIdentity(op: number, a: Expr, b: Expr): Expr | null {
   if (b.value === 0) {
     switch (op) {
       // add sub or xor shl shr_s shr_u rotl rotr
-      case 0x6a: case 0x6b: case 0x72: case 0x73: case 0x74: case 0x75: case 0x76: case 0x77: case 0x78:
-      case 0x7c: case 0x7d: case 0x84: case 0x85: case 0x86: case 0x87: case 0x88: case 0x89: case 0x8a:
+      case 0x6a:
+      case 0x6b:
+      case 0x72:
+      case 0x73:
+      case 0x74:
+      case 0x75:
+      case 0x76:
+      case 0x77:
+      case 0x78:
+      case 0x7c:
+      case 0x7d:
+      case 0x84:
+      case 0x85:
+      case 0x86:
+      case 0x87:
+      case 0x88:
+      case 0x89:
+      case 0x8a:
         return a;
       default:
         return null;

@@ -15,14 +15,35 @@ export interface Label {
 }
 
 const LOADS: Record<string, readonly [ValType, number, number]> = {
-  i32: [I32, 0x28, 2], i64: [I64, 0x29, 3], f32: [F32, 0x2a, 2], f64: [F64, 0x2b, 3],
-  i32_8s: [I32, 0x2c, 0], i32_8u: [I32, 0x2d, 0], i32_16s: [I32, 0x2e, 1], i32_16u: [I32, 0x2f, 1],
-  i64_8s: [I64, 0x30, 0], i64_8u: [I64, 0x31, 0], i64_16s: [I64, 0x32, 1], i64_16u: [I64, 0x33, 1], i64_32s: [I64, 0x34, 2], i64_32u: [I64, 0x35, 2],
-  v128: [V128, 0xfd000, 4], v128_32z: [V128, 0xfd05c, 2], v128_64z: [V128, 0xfd05d, 3],
+  i32: [I32, 0x28, 2],
+  i64: [I64, 0x29, 3],
+  f32: [F32, 0x2a, 2],
+  f64: [F64, 0x2b, 3],
+  i32_8s: [I32, 0x2c, 0],
+  i32_8u: [I32, 0x2d, 0],
+  i32_16s: [I32, 0x2e, 1],
+  i32_16u: [I32, 0x2f, 1],
+  i64_8s: [I64, 0x30, 0],
+  i64_8u: [I64, 0x31, 0],
+  i64_16s: [I64, 0x32, 1],
+  i64_16u: [I64, 0x33, 1],
+  i64_32s: [I64, 0x34, 2],
+  i64_32u: [I64, 0x35, 2],
+  v128: [V128, 0xfd000, 4],
+  v128_32z: [V128, 0xfd05c, 2],
+  v128_64z: [V128, 0xfd05d, 3],
 };
 const STORES: Record<string, readonly [number, number]> = {
-  i32: [0x36, 2], i64: [0x37, 3], f32: [0x38, 2], f64: [0x39, 3], i32_8: [0x3a, 0], i32_16: [0x3b, 1],
-  i64_8: [0x3c, 0], i64_16: [0x3d, 1], i64_32: [0x3e, 2], v128: [0xfd00b, 4],
+  i32: [0x36, 2],
+  i64: [0x37, 3],
+  f32: [0x38, 2],
+  f64: [0x39, 3],
+  i32_8: [0x3a, 0],
+  i32_16: [0x3b, 1],
+  i64_8: [0x3c, 0],
+  i64_16: [0x3d, 1],
+  i64_32: [0x3e, 2],
+  v128: [0xfd00b, 4],
 };
 
 /** A load as an expression: `form` is a type, or `i32_8u`-like for narrow loads. The memory is number 0; alignment is not promised. */

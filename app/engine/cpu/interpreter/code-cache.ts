@@ -301,7 +301,15 @@ export class CodeCache {
   }
 
   /** A block of the one instruction that reaches into the next page. */
-  #decodeStraddling(pos: number, pageEnd: number, frame: number, key: number, mode: number, at: number, home: Map<number, Block>): Block | null {
+  #decodeStraddling(
+    pos: number,
+    pageEnd: number,
+    frame: number,
+    key: number,
+    mode: number,
+    at: number,
+    home: Map<number, Block>,
+  ): Block | null {
     const ctx = this.#ctx;
     const rest = pageEnd - pos;
     // The next page's address: 64-bit addition in halves.
@@ -339,7 +347,13 @@ export class CodeCache {
       key,
       record: at,
       records: (record - at) / RECORD.bytes,
-      ranges: secondFrame === frame ? [{ frame, from: 0, to: PAGE }] : [{ frame, from: offset, to: PAGE }, { frame: secondFrame, from: 0, to: Math.max(1, length - rest) }],
+      ranges:
+        secondFrame === frame
+          ? [{ frame, from: 0, to: PAGE }]
+          : [
+              { frame, from: offset, to: PAGE },
+              { frame: secondFrame, from: 0, to: Math.max(1, length - rest) },
+            ],
       home,
     };
   }
@@ -425,10 +439,27 @@ export class CodeCache {
 /** Instructions that use the stack without naming it. */
 const STACK_NAMES = new Set('push pop pushf popf enter leave call calli ret retf iret pushsreg popsreg callfm'.split(' '));
 
-const LEAVING = new Set(['jmp', 'jmpi', 'call', 'calli', 'ret', 'iret', 'retf', 'callf', 'jmpf', 'callfm', 'jmpfm', 'syscall', 'sysenter', 'int', 'int3', 'int1', 'ud']);
+const LEAVING = new Set([
+  'jmp',
+  'jmpi',
+  'call',
+  'calli',
+  'ret',
+  'iret',
+  'retf',
+  'callf',
+  'jmpf',
+  'callfm',
+  'jmpfm',
+  'syscall',
+  'sysenter',
+  'int',
+  'int3',
+  'int1',
+  'ud',
+]);
 
 /** Instructions after which control never simply goes on. */
 function leavesAlways(name: string): boolean {
   return LEAVING.has(name);
 }
-

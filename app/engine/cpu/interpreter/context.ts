@@ -12,7 +12,15 @@ import { ADDRESS } from '../isa/decoder.ts';
 import { OPERAND_KIND as K } from '../isa/row.ts';
 import { TLB_ENTRY, tlbEntry } from '../mmu/translate.ts';
 import { CPU, FLAGS, RECORD } from '../record.ts';
-import { type Form, type FunctionDirectory, narrowLoad, narrowStore, type ReadModifyWrite, SemContext, VECTOR } from '../semantics/context.ts';
+import {
+  type Form,
+  type FunctionDirectory,
+  narrowLoad,
+  narrowStore,
+  type ReadModifyWrite,
+  SemContext,
+  VECTOR,
+} from '../semantics/context.ts';
 
 /** How a handler leaves. Each emits code after which control does not go on. */
 export interface HandlerExits {

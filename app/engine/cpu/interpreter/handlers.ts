@@ -26,26 +26,70 @@ const CONDITION_NAMES = ['o', 'no', 'b', 'nb', 'z', 'nz', 'be', 'nbe', 's', 'ns'
 /** Canonical names of the forms worth a case of the loop; see `canonicalName`. */
 const INLINE: readonly string[] = [
   ...both('mov', PAIRS),
-  'mov:R8,M8', 'mov:M8,R8', 'mov:R8,R8', 'mov:R8,I8', 'mov:M8,I8', 'mov:M16,R16',
-  'movzx:R32,R8', 'movzx:R32,M8', 'movzx:R32,R16', 'movzx:R32,M16',
-  'movsx:R64,R32', 'movsx:R64,M32', 'movsx:R32,R8', 'movsx:R32,M8', 'movsx:R32,M16',
+  'mov:R8,M8',
+  'mov:M8,R8',
+  'mov:R8,R8',
+  'mov:R8,I8',
+  'mov:M8,I8',
+  'mov:M16,R16',
+  'movzx:R32,R8',
+  'movzx:R32,M8',
+  'movzx:R32,R16',
+  'movzx:R32,M16',
+  'movsx:R64,R32',
+  'movsx:R64,M32',
+  'movsx:R32,R8',
+  'movsx:R32,M8',
+  'movsx:R32,M16',
   ...both('lea', ['R,M']),
   ...['add', 'sub', 'and', 'or', 'xor', 'cmp'].flatMap((name) => both(name, PAIRS)),
-  'cmp:R8,I8', 'cmp:M8,I8', 'cmp:R8,R8', 'cmp:R8,M8', 'cmp:M8,R8', 'cmp:M16,I16',
-  ...both('test', ['R,R', 'R,I']), 'test:R8,R8', 'test:M8,I8', 'test:R8,I8',
-  ...both('inc', ['R', 'M']), ...both('dec', ['R', 'M']), ...both('neg', ['R']), ...both('not', ['R']),
+  'cmp:R8,I8',
+  'cmp:M8,I8',
+  'cmp:R8,R8',
+  'cmp:R8,M8',
+  'cmp:M8,R8',
+  'cmp:M16,I16',
+  ...both('test', ['R,R', 'R,I']),
+  'test:R8,R8',
+  'test:M8,I8',
+  'test:R8,I8',
+  ...both('inc', ['R', 'M']),
+  ...both('dec', ['R', 'M']),
+  ...both('neg', ['R']),
+  ...both('not', ['R']),
   ...['shl', 'shr', 'sar'].flatMap((name) => ['32', '64'].flatMap((bits) => [`${name}:R${bits},I8`, `${name}:R${bits},R8`])),
   ...['rol', 'ror'].flatMap((name) => ['32', '64'].map((bits) => `${name}:R${bits},I8`)),
   ...both('imul', ['R,R', 'R,M', 'R,R,I']),
-  'push:R64', 'push:I64', 'pop:R64',
-  'call:J', 'calli:R64', 'calli:M64', 'jmp:J', 'jmpi:R64', 'jmpi:M64', 'ret:',
+  'push:R64',
+  'push:I64',
+  'pop:R64',
+  'call:J',
+  'calli:R64',
+  'calli:M64',
+  'jmp:J',
+  'jmpi:R64',
+  'jmpi:M64',
+  'ret:',
   ...CONDITION_NAMES.map((name) => `j${name}:J`),
-  'nop:', 'nop:M32', 'nop:M16', 'cbw:64', 'cbw:32', 'cwd:32', 'cwd:64',
+  'nop:',
+  'nop:M32',
+  'nop:M16',
+  'cbw:64',
+  'cbw:32',
+  'cwd:32',
+  'cwd:64',
   ...CONDITION_NAMES.map((name) => `set${name}:R8`),
   ...CONDITION_NAMES.flatMap((name) => both(`cmov${name}`, ['R,R'])),
   ...['adc', 'sbb'].flatMap((name) => both(name, ['R,R', 'R,I'])),
-  ...['add', 'and', 'or', 'xor'].map((name) => `${name}:R8,R8`), 'and:R8,I8', 'or:R8,I8',
-  ...both('test', ['M,I']), ...both('bswap', ['R']), 'bt:R64,I8', 'bt:R32,I8', 'movsx:R64,R8', 'movsx:R64,M8',
+  ...['add', 'and', 'or', 'xor'].map((name) => `${name}:R8,R8`),
+  'and:R8,I8',
+  'or:R8,I8',
+  ...both('test', ['M,I']),
+  ...both('bswap', ['R']),
+  'bt:R64,I8',
+  'bt:R32,I8',
+  'movsx:R64,R8',
+  'movsx:R64,M8',
 ];
 
 function widthOf(width: Width, form: Form): number {
@@ -100,7 +144,14 @@ export function inlineForms(): Form[] {
         const form: Form = { row, operandSize, addressing, lock: false, rep: 0, rexW: operandSize === 64, mode: 64, addressSize: 64 };
         const name = canonicalName(form);
         // The constant 1 is an immediate in the record: take the meaning from a row with a true immediate.
-        if (name !== null && wanted.has(name) && !found.has(name) && !row.operands.some((operand) => operand.kind === K.one) && suits(row, addressing)) found.set(name, form);
+        if (
+          name !== null &&
+          wanted.has(name) &&
+          !found.has(name) &&
+          !row.operands.some((operand) => operand.kind === K.one) &&
+          suits(row, addressing)
+        )
+          found.set(name, form);
       }
     }
   }
@@ -152,7 +203,11 @@ export class HandlerRegistry {
     const row = decoder.row;
     const rep = row.attributes.has('rep') ? decoder.rep : 0;
     const key =
-      ((((((row.id * 3 + SIZE_INDEX[decoder.operandSize]) * 6 + decoder.addressing) * 2 + (decoder.lock ? 1 : 0)) * 4 + rep) * 2 + ((decoder.rex >> 3) & 1)) * 3 + SIZE_INDEX[decoder.mode]) * 3 +
+      ((((((row.id * 3 + SIZE_INDEX[decoder.operandSize]) * 6 + decoder.addressing) * 2 + (decoder.lock ? 1 : 0)) * 4 + rep) * 2 +
+        ((decoder.rex >> 3) & 1)) *
+        3 +
+        SIZE_INDEX[decoder.mode]) *
+        3 +
       SIZE_INDEX[decoder.addressSize];
     const known = this.#byKey.get(key);
     if (known) return known;

@@ -81,7 +81,14 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
           });
           f.scope(() => {
             const low = f.let(rip.wrap());
-            const slot = f.let(load('i32', cpu, CPU.jumpCache).add(low.xor(low.shrU(13)).and(JUMP_CACHE.entries - 1).shl(4)));
+            const slot = f.let(
+              load('i32', cpu, CPU.jumpCache).add(
+                low
+                  .xor(low.shrU(13))
+                  .and(JUMP_CACHE.entries - 1)
+                  .shl(4),
+              ),
+            );
             const entry = f.let(tlbEntry(cpu, rip));
             const page = f.let(rip.and(PAGE_BITS));
             const known = f.let(load('i64', slot, JUMP_ENTRY.key).eq(rip.xor(load('i64', cpu, CPU.modeKey))));
@@ -121,11 +128,17 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
               retire();
               g.scope(() => {
                 const to = g.let(load('i32', rec, RECORD.link));
-                g.if(to.ne(0).and(left.gtS(0)).and(load('i32', cpu, CTX.kick).eqz()), () => {
-                  g.set(rec, to);
-                  countEntry();
-                  g.br(dispatch);
-                });
+                g.if(
+                  to
+                    .ne(0)
+                    .and(left.gtS(0))
+                    .and(load('i32', cpu, CTX.kick).eqz()),
+                  () => {
+                    g.set(rec, to);
+                    countEntry();
+                    g.br(dispatch);
+                  },
+                );
                 const target = g.let(load('i64', rec, RECORD.imm));
                 // Only targets in the same page can be linked: they share the page's translation.
                 g.if(target.ltU(4096).and(to.eqz()), link);
@@ -186,7 +199,11 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
                     f.block((onJump) => {
                       f.block((onNext) => {
                         const handler = load('i32_16u', rec, RECORD.handler);
-                        f.brTable(callIndirectExpr(I32, handlerType, 0, [cpu, rec], handler), [onNext, fault, onJump, onExit, onRepeat], fault);
+                        f.brTable(
+                          callIndirectExpr(I32, handlerType, 0, [cpu, rec], handler),
+                          [onNext, fault, onJump, onExit, onRepeat],
+                          fault,
+                        );
                       });
                       next(f);
                     });
@@ -205,10 +222,14 @@ export function defineRun(core: CoreFunctions, inline: readonly Form[], semantic
                 f.scope(() => {
                   const following = f.let(load('i64', cpu, CTX.ripPage).add(4096));
                   const entry = f.let(tlbEntry(cpu, following));
-                  const holds = load('i64', entry, TLB_ENTRY.execute).eq(following).and(load('i32', entry, TLB_ENTRY.host).eq(load('i32', rec, RECORD.imm)));
+                  const holds = load('i64', entry, TLB_ENTRY.execute)
+                    .eq(following)
+                    .and(load('i32', entry, TLB_ENTRY.host).eq(load('i32', rec, RECORD.imm)));
                   f.if(holds, () => next(f));
                   f.store('i64', cpu, here, CTX.rip);
-                  f.if(callExpr(I32, core.index('translate'), [cpu, following, i32(ACCESS.execute)]).eq(load('i32', rec, RECORD.imm)), () => next(f));
+                  f.if(callExpr(I32, core.index('translate'), [cpu, following, i32(ACCESS.execute)]).eq(load('i32', rec, RECORD.imm)), () =>
+                    next(f),
+                  );
                   f.set(rec, callExpr(I32, core.index('lookup'), [i32(1)]));
                   f.if(rec, () => f.br(dispatch));
                   f.set(reason, VMEXIT.exception);

@@ -128,18 +128,41 @@ export class Decoder {
         continue;
       }
       switch (opcode) {
-        case 0x66: operand66 = true; continue;
-        case 0x67: address67 = true; continue;
-        case 0xf0: this.lock = true; continue;
-        case 0xf2: repeat = 3; continue;
-        case 0xf3: repeat = 2; continue;
-        case 0x26: segment = mode === 64 ? segment : SEG_ES; continue;
-        case 0x2e: segment = mode === 64 ? segment : SEG_CS; continue;
-        case 0x36: segment = mode === 64 ? segment : SEG_SS; continue;
-        case 0x3e: segment = mode === 64 ? segment : SEG_DS; continue;
-        case 0x64: segment = 4; continue;
-        case 0x65: segment = 5; continue;
-        default: break;
+        case 0x66:
+          operand66 = true;
+          continue;
+        case 0x67:
+          address67 = true;
+          continue;
+        case 0xf0:
+          this.lock = true;
+          continue;
+        case 0xf2:
+          repeat = 3;
+          continue;
+        case 0xf3:
+          repeat = 2;
+          continue;
+        case 0x26:
+          segment = mode === 64 ? segment : SEG_ES;
+          continue;
+        case 0x2e:
+          segment = mode === 64 ? segment : SEG_CS;
+          continue;
+        case 0x36:
+          segment = mode === 64 ? segment : SEG_SS;
+          continue;
+        case 0x3e:
+          segment = mode === 64 ? segment : SEG_DS;
+          continue;
+        case 0x64:
+          segment = 4;
+          continue;
+        case 0x65:
+          segment = 5;
+          continue;
+        default:
+          break;
       }
       break;
     }
@@ -334,7 +357,14 @@ export class Decoder {
         this.#immediate(operand);
         return;
       case K.moffs:
-        this.addressing = this.mode === 64 ? (this.addressSize === 64 ? ADDRESS.moffs64 : ADDRESS.a32in64) : this.addressSize === 32 ? ADDRESS.a32 : ADDRESS.a16;
+        this.addressing =
+          this.mode === 64
+            ? this.addressSize === 64
+              ? ADDRESS.moffs64
+              : ADDRESS.a32in64
+            : this.addressSize === 32
+              ? ADDRESS.a32
+              : ADDRESS.a16;
         if (this.addressSize === 64) {
           this.immLo = this.#s32();
           this.immHi = this.#s32();
@@ -377,7 +407,17 @@ export class Decoder {
 
 function isPrefix(byte: number): boolean {
   return (
-    byte === 0x66 || byte === 0x67 || byte === 0xf0 || byte === 0xf2 || byte === 0xf3 || byte === 0x26 || byte === 0x2e || byte === 0x36 || byte === 0x3e || byte === 0x64 || byte === 0x65
+    byte === 0x66 ||
+    byte === 0x67 ||
+    byte === 0xf0 ||
+    byte === 0xf2 ||
+    byte === 0xf3 ||
+    byte === 0x26 ||
+    byte === 0x2e ||
+    byte === 0x36 ||
+    byte === 0x3e ||
+    byte === 0x64 ||
+    byte === 0x65
   );
 }
 

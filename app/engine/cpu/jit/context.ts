@@ -142,7 +142,12 @@ export class JitContext extends SemContext {
   // ---- memory
 
   #tlbEntry(address: Expr): Expr {
-    return this.#exits.tlb.add(address.shrU(7).wrap().and((TLB.entries - 1) << 5));
+    return this.#exits.tlb.add(
+      address
+        .shrU(7)
+        .wrap()
+        .and((TLB.entries - 1) << 5),
+    );
   }
   /** Host offset for an access of `bytes`, by the TLB or the slow path; leaves with a fault when it can't be made. */
   #host(address: Expr, bytes: number, tag: number, slowName: string, onSlow: (() => void) | null): Expr {
@@ -377,4 +382,3 @@ export class JitContext extends SemContext {
     throw new Error(`${this.form.row.name} cannot be translated`);
   }
 }
-

@@ -81,11 +81,15 @@ export class RegionEmitter implements RegionExits {
   #successors(block: BasicBlock): number[] {
     const { end } = block;
     const targets =
-      end.kind === 'fall' ? [end.next]
-      : end.kind === 'branch' ? [end.taken, end.next]
-      : end.kind === 'jump' ? [end.taken]
-      : end.kind === 'return' ? this.#region.returnSites.slice(0, RETURN_SITES)
-      : [];
+      end.kind === 'fall'
+        ? [end.next]
+        : end.kind === 'branch'
+          ? [end.taken, end.next]
+          : end.kind === 'jump'
+            ? [end.taken]
+            : end.kind === 'return'
+              ? this.#region.returnSites.slice(0, RETURN_SITES)
+              : [];
     return targets.flatMap((at) => {
       const target = this.#byAddress.get(at);
       return target ? [target.index] : [];
@@ -115,10 +119,21 @@ export class RegionEmitter implements RegionExits {
       // The other pages must still be where they were.
       f.scope(() => {
         const va = f.let(this.pageBase.add(page.offset));
-        const entry = f.let(this.tlb.add(va.shrU(7).wrap().and((TLB.entries - 1) << 5)));
-        const known = load('i64', entry, TLB_ENTRY.execute).eq(va).and(load('i32', entry, TLB_ENTRY.host).eq(page.host));
+        const entry = f.let(
+          this.tlb.add(
+            va
+              .shrU(7)
+              .wrap()
+              .and((TLB.entries - 1) << 5),
+          ),
+        );
+        const known = load('i64', entry, TLB_ENTRY.execute)
+          .eq(va)
+          .and(load('i32', entry, TLB_ENTRY.host).eq(page.host));
         f.if(known.eqz(), () => {
-          f.if(callExpr(I32, this.#functions.index('translate'), [cpu, va, i32(ACCESS.execute)]).ne(page.host), () => f.return(i32(STATUS.refused)));
+          f.if(callExpr(I32, this.#functions.index('translate'), [cpu, va, i32(ACCESS.execute)]).ne(page.host), () =>
+            f.return(i32(STATUS.refused)),
+          );
         });
       });
     }

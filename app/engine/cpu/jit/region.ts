@@ -56,7 +56,13 @@ export type PageSource = (offset: number) => number;
 const DIRECT_JUMPS = new Set(['jmp', 'call']);
 
 /** Finds the region around `entry` (an offset in its page). Null when not even its first instruction can be translated. */
-export function discoverRegion(bytes: Uint8Array, entry: number, source: PageSource, supported: (instruction: Instruction) => boolean, limits = DEFAULT_LIMITS): Region | null {
+export function discoverRegion(
+  bytes: Uint8Array,
+  entry: number,
+  source: PageSource,
+  supported: (instruction: Instruction) => boolean,
+  limits = DEFAULT_LIMITS,
+): Region | null {
   const scan = new RegionScan(bytes, source, supported, limits);
   return scan.run(entry);
 }
@@ -174,7 +180,12 @@ class RegionScan {
       }
     });
     const pages = [...this.#pages].map(([offset, host]) => ({ offset, host })).sort((a, b) => Math.abs(a.offset) - Math.abs(b.offset));
-    return { entry, blocks, pages, returnSites: [...this.#returnSites].filter((at) => leaders.has(at)), instructionCount: this.#instructions.size };
+    return {
+      entry,
+      blocks,
+      pages,
+      returnSites: [...this.#returnSites].filter((at) => leaders.has(at)),
+      instructionCount: this.#instructions.size,
+    };
   }
 }
-

@@ -41,7 +41,9 @@ describe('structureOf', () => {
   });
 
   it('agrees with the definition of dominance on random graphs', () => {
-    const graph = fc.integer({ min: 1, max: 9 }).chain((n) => fc.array(fc.array(fc.nat(n - 1), { maxLength: 3 }), { minLength: n, maxLength: n }));
+    const graph = fc
+      .integer({ min: 1, max: 9 })
+      .chain((n) => fc.array(fc.array(fc.nat(n - 1), { maxLength: 3 }), { minLength: n, maxLength: n }));
     fc.assert(
       fc.property(graph, (successors) => {
         const { order, dominator } = structureOf(successors);

@@ -34,7 +34,13 @@ const VECTOR_PF = 14;
 
 /** Host offset of the TLB entry for `va` in the current bank. */
 export function tlbEntry(cpu: Expr, va: Expr): Expr {
-  return load('i32', cpu, CTX.tlbBase).add(va.shrU(12).wrap().and(TLB.entries - 1).shl(5));
+  return load('i32', cpu, CTX.tlbBase).add(
+    va
+      .shrU(12)
+      .wrap()
+      .and(TLB.entries - 1)
+      .shl(5),
+  );
 }
 
 export interface TranslateFunctions {
@@ -150,11 +156,29 @@ function emitWalk(f: FunctionBuilder): void {
     const isFetch = access.and(16);
     const cr4 = f.let(load('i32', cpu, CTX.cr4));
     f.brIf(fault, user.and(rights.and(PTE.US).eqz()));
-    f.brIf(fault, isWrite.ne(0).and(rights.and(PTE.RW).eqz()).and(user.or(load('i32', cpu, CTX.cr0).and(CR0_WP).ne(0))));
-    f.brIf(fault, isFetch.ne(0).and(noExecute).and(load('i32', cpu, CTX.efer).and(EFER_NXE).ne(0)));
+    f.brIf(
+      fault,
+      isWrite
+        .ne(0)
+        .and(rights.and(PTE.RW).eqz())
+        .and(user.or(load('i32', cpu, CTX.cr0).and(CR0_WP).ne(0))),
+    );
+    f.brIf(
+      fault,
+      isFetch
+        .ne(0)
+        .and(noExecute)
+        .and(load('i32', cpu, CTX.efer).and(EFER_NXE).ne(0)),
+    );
     f.if(user.eqz().and(rights.and(PTE.US).ne(0)), () => {
       f.brIf(fault, isFetch.ne(0).and(cr4.and(CR4_SMEP).ne(0)));
-      f.brIf(fault, isFetch.eqz().and(cr4.and(CR4_SMAP).ne(0)).and(load('i32', cpu, CTX.rflags).and(RFLAGS_AC).eqz()));
+      f.brIf(
+        fault,
+        isFetch
+          .eqz()
+          .and(cr4.and(CR4_SMAP).ne(0))
+          .and(load('i32', cpu, CTX.rflags).and(RFLAGS_AC).eqz()),
+      );
     });
     // The frame of the 4 KiB piece that holds the address.
     const frame = f.let(va.and(offsetMask).or(entry.and(0xf_ffff_ffff_f000).and(offsetMask.not())).shrU(12));
@@ -174,7 +198,10 @@ function emitWalk(f: FunctionBuilder): void {
     const page = f.let(va.and(PAGE_BITS));
     const slot = f.let(tlbEntry(cpu, va));
     const hostWas = load('i32', slot, TLB_ENTRY.host);
-    const known = load('i64', slot, TLB_ENTRY.read).eq(page).or(load('i64', slot, TLB_ENTRY.execute).eq(page)).and(hostWas.eq(host));
+    const known = load('i64', slot, TLB_ENTRY.read)
+      .eq(page)
+      .or(load('i64', slot, TLB_ENTRY.execute).eq(page))
+      .and(hostWas.eq(host));
     f.if(known.eqz(), () => {
       logFill(f, cpu, va, slot);
       f.store('i64', slot, i64(-1), TLB_ENTRY.read);
@@ -194,7 +221,13 @@ function emitWalk(f: FunctionBuilder): void {
         });
         f.if(watched.eqz(), () => f.store('i64', slot, page, TLB_ENTRY.read));
         const code = load('i32_8u', load('i32', cpu, CPU.codeFlags).add(frame.wrap()));
-        f.if(isWrite.ne(0).and(code.or(watched).eqz()).and(page.ne(load('i64', cpu, CPU.hookPage))), () => f.store('i64', slot, page, TLB_ENTRY.write));
+        f.if(
+          isWrite
+            .ne(0)
+            .and(code.or(watched).eqz())
+            .and(page.ne(load('i64', cpu, CPU.hookPage))),
+          () => f.store('i64', slot, page, TLB_ENTRY.write),
+        );
       },
     );
     f.return(host.add(va.wrap().and(4095)));
@@ -202,20 +235,38 @@ function emitWalk(f: FunctionBuilder): void {
 
   // A page fault: present or reserved from above, then what the access was.
   f.store('i64', cpu, va, CTX.cr2);
-  const fetchBit = access.and(16).ne(0).and(load('i32', cpu, CTX.efer).and(EFER_NXE).ne(0).or(load('i32', cpu, CTX.cr4).and(CR4_SMEP).ne(0)));
+  const fetchBit = access
+    .and(16)
+    .ne(0)
+    .and(
+      load('i32', cpu, CTX.efer)
+        .and(EFER_NXE)
+        .ne(0)
+        .or(load('i32', cpu, CTX.cr4).and(CR4_SMEP).ne(0)),
+    );
   recordFault(f, cpu, VECTOR_PF, error.or(access.and(2)).or(user.shl(2)).or(fetchBit.shl(4)));
   f.return(i32(0));
 }
 
 /** Notes the filled slot so that a flush of a little-used bank stays cheap. */
 function logFill(f: FunctionBuilder, cpu: Expr, va: Expr, slot: Expr): void {
-  const empty = load('i64', slot, TLB_ENTRY.read).and(load('i64', slot, TLB_ENTRY.execute)).eq(-1);
+  const empty = load('i64', slot, TLB_ENTRY.read)
+    .and(load('i64', slot, TLB_ENTRY.execute))
+    .eq(-1);
   f.if(empty, () => {
     const bank = f.let(load('i32', cpu, CTX.tlbBase).ne(load('i32', cpu, CPU.tlbBanks)));
     const countAt = f.let(cpu.add(bank.shl(2)));
     const count = f.let(load('i32', countAt, CPU.tlbLogCount));
     f.if(count.ltU(CPU.tlbLogEntries), () => {
-      f.store('i32_16', cpu.add(bank.mul(CPU.tlbLogEntries * 2)).add(count.shl(1)), va.shrU(12).wrap().and(TLB.entries - 1), CPU.tlbLog);
+      f.store(
+        'i32_16',
+        cpu.add(bank.mul(CPU.tlbLogEntries * 2)).add(count.shl(1)),
+        va
+          .shrU(12)
+          .wrap()
+          .and(TLB.entries - 1),
+        CPU.tlbLog,
+      );
     });
     f.store('i32', countAt, count.add(1), CPU.tlbLogCount);
   });
@@ -291,7 +342,8 @@ function emitWriteSlow(f: FunctionBuilder, translate: number, imports: Translate
   });
   const first = f.let(callExpr(I32, translate, [cpu, va, i32(2)]));
   f.if(first.eqz(), () => f.return(i32(0)));
-  const isCode = (host: Expr): Expr => load('i32_8u', load('i32', cpu, CPU.codeFlags).add(host.sub(load('i32', cpu, CTX.ramBase)).shrU(12)));
+  const isCode = (host: Expr): Expr =>
+    load('i32_8u', load('i32', cpu, CPU.codeFlags).add(host.sub(load('i32', cpu, CTX.ramBase)).shrU(12)));
   f.if(crossesPage(va, bytes).eqz(), () => {
     askWatch(f, imports, 1);
     f.if(isCode(first), () => {

@@ -73,7 +73,10 @@ export function defineAlu(table: SemanticsTable): void {
       const { result } = c.rmw(0, (a) => a.add(delta));
       const limit = delta === 1 ? -(2n ** BigInt(bits - 1)) : 2n ** BigInt(bits - 1) - 1n;
       const overflow = c.signExtend(result, bits).eq(limit);
-      const adjust = result.wrap().and(15).eq(delta === 1 ? 0 : 15);
+      const adjust = result
+        .wrap()
+        .and(15)
+        .eq(delta === 1 ? 0 : 15);
       c.setFlagsBits(bits, result, carry.or(adjust.shl(4)).or(overflow.shl(11)));
     });
   };
@@ -265,9 +268,7 @@ function defineMultiply(table: SemanticsTable): void {
       return;
     }
     c.faultIf(c.zeroExtend(divisor, bits).eqz(), VECTOR.DE);
-    const dividend =
-      bits === 8 ? c.let(signed ? c.signExtend(c.gpr(0, 16), 16) : c.gpr(0, 16).extU())
-      : c.let(joined(c, bits, signed));
+    const dividend = bits === 8 ? c.let(signed ? c.signExtend(c.gpr(0, 16), 16) : c.gpr(0, 16).extU()) : c.let(joined(c, bits, signed));
     const d = c.let(signed ? c.signExtend(divisor, bits) : divisor.extU());
     if (signed) {
       // The one quotient that WebAssembly traps on overflows here as well.

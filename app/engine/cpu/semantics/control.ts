@@ -18,7 +18,12 @@ function stackPointer(c: SemContext): Expr {
 /** Linear address of an offset in the stack segment. */
 function stackAddress(c: SemContext, offset: Expr): Expr {
   if (c.mode === 64) return offset;
-  return c.let(offset.and(c.mode === 32 ? 0xffff_ffff : 0xffff).add(c.get64(CTX.segBase + 2 * 8)).and(0xffff_ffff));
+  return c.let(
+    offset
+      .and(c.mode === 32 ? 0xffff_ffff : 0xffff)
+      .add(c.get64(CTX.segBase + 2 * 8))
+      .and(0xffff_ffff),
+  );
 }
 
 function setStackPointer(c: SemContext, value: Expr): void {
@@ -115,7 +120,11 @@ export function defineControl(table: SemanticsTable): void {
     const cpl = c.let(c.get32(CTX.cpl));
     const iopl = c.let(c.get32(CTX.rflags).shrU(12).and(3));
     // IF changes when CPL <= IOPL, IOPL at CPL 0 only.
-    const mask = c.let(i32(always).or(cpl.leU(iopl).select(i32(RFLAGS.IF), i32(0))).or(cpl.eqz().select(i32(RFLAGS.IOPL), i32(0))));
+    const mask = c.let(
+      i32(always)
+        .or(cpl.leU(iopl).select(i32(RFLAGS.IF), i32(0)))
+        .or(cpl.eqz().select(i32(RFLAGS.IOPL), i32(0))),
+    );
     c.set32(CTX.ccOp, i32(0));
     c.set32(CTX.rflags, c.get32(CTX.rflags).and(mask.not()).or(low.and(mask)).and(~RFLAGS.RF));
   });
@@ -190,4 +199,3 @@ export function defineControl(table: SemanticsTable): void {
 function fit(c: SemContext, value: Expr): Expr {
   return c.form.operandSize === 64 && value.type !== I64 ? value.extS() : value;
 }
-

@@ -80,8 +80,15 @@ export function defineFlags(core: CoreFunctions): void {
     const z = lazy(f);
     f.if(z.op.eqz(), () => f.return());
     const isArithmetic = z.op.eq(FLAGS.add).or(z.op.eq(FLAGS.sub)).or(z.op.eq(FLAGS.adc)).or(z.op.eq(FLAGS.sbb));
-    const adjust = f.let(isArithmetic.select(z.a.xor(z.b).xor(z.result).wrap().and(0x10), z.op.eq(FLAGS.bits).select(z.a.wrap().and(0x10), i32(0))));
-    const flags = of(f, carry).or(of(f, parity).shl(2)).or(adjust).or(of(f, zero).shl(6)).or(of(f, sign).shl(7)).or(of(f, overflow).shl(11));
+    const adjust = f.let(
+      isArithmetic.select(z.a.xor(z.b).xor(z.result).wrap().and(0x10), z.op.eq(FLAGS.bits).select(z.a.wrap().and(0x10), i32(0))),
+    );
+    const flags = of(f, carry)
+      .or(of(f, parity).shl(2))
+      .or(adjust)
+      .or(of(f, zero).shl(6))
+      .or(of(f, sign).shl(7))
+      .or(of(f, overflow).shl(11));
     f.store('i32', z.cpu, load('i32', z.cpu, CTX.rflags).and(~ARITHMETIC_FLAGS).or(flags), CTX.rflags);
     f.store('i32', z.cpu, i32(FLAGS.exact), CTX.ccOp);
   });

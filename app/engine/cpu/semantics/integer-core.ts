@@ -60,7 +60,12 @@ export function defineIntegerCore(core: CoreFunctions): void {
     const negative = f.let(f.param(1).shrS(63));
     const low = f.let(f.param(2).xor(negative).sub(negative));
     // Negation of 128 bits: the carry into the upper half is there only when the lower half is zero.
-    const high = f.let(f.param(1).xor(negative).add(negative.and(f.param(2).eqz().extU())));
+    const high = f.let(
+      f
+        .param(1)
+        .xor(negative)
+        .add(negative.and(f.param(2).eqz().extU())),
+    );
     const divisorSign = f.let(divisor.shrS(63));
     const magnitude = f.let(divisor.xor(divisorSign).sub(divisorSign));
     f.if(callExpr(I32, div128, [cpu, high, low, magnitude]), () => f.return(i32(1)));
@@ -76,8 +81,20 @@ export function defineIntegerCore(core: CoreFunctions): void {
 
   core.define('bswap64', [I64], [I64], (f) => {
     const v = f.let(f.param(0));
-    f.set(v, v.shrU(8).and(i64(0x00ff00ff00ff00ffn)).or(v.and(i64(0x00ff00ff00ff00ffn)).shl(8)));
-    f.set(v, v.shrU(16).and(i64(0x0000ffff0000ffffn)).or(v.and(i64(0x0000ffff0000ffffn)).shl(16)));
+    f.set(
+      v,
+      v
+        .shrU(8)
+        .and(i64(0x00ff00ff00ff00ffn))
+        .or(v.and(i64(0x00ff00ff00ff00ffn)).shl(8)),
+    );
+    f.set(
+      v,
+      v
+        .shrU(16)
+        .and(i64(0x0000ffff0000ffffn))
+        .or(v.and(i64(0x0000ffff0000ffffn)).shl(16)),
+    );
     f.return(v.rotl(32));
   });
 

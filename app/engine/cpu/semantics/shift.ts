@@ -13,15 +13,28 @@ const OF = 0x800;
 /** The count as the processor masks it, as i32, and in the operand's own type. */
 function shiftCount(c: SemContext, n: number): { readonly count: Expr; readonly wide: Expr } {
   const bits = c.width(0);
-  const count = c.let(c.read(n).wrap().and(bits === 64 ? 63 : 31));
+  const count = c.let(
+    c
+      .read(n)
+      .wrap()
+      .and(bits === 64 ? 63 : 31),
+  );
   return { count, wide: bits === 64 ? c.let(count.extU()) : count };
 }
 
 /** The highest bit of a value of `bits`, as 0 or 1. */
-const topBit = (value: Expr, bits: number): Expr => value.shrU(bits - 1).wrap().and(1);
+const topBit = (value: Expr, bits: number): Expr =>
+  value
+    .shrU(bits - 1)
+    .wrap()
+    .and(1);
 
 export function defineShifts(table: SemanticsTable): void {
-  const shift = (name: string, apply: (c: SemContext, value: Expr, count: Expr) => Expr, flags: (c: SemContext, old: Expr, result: Expr, count: Expr) => Expr): void => {
+  const shift = (
+    name: string,
+    apply: (c: SemContext, value: Expr, count: Expr) => Expr,
+    flags: (c: SemContext, old: Expr, result: Expr, count: Expr) => Expr,
+  ): void => {
     table.define(name, (c) => {
       const { count, wide } = shiftCount(c, 1);
       const bits = c.width(0);
@@ -41,7 +54,12 @@ export function defineShifts(table: SemanticsTable): void {
   shift(
     'shr',
     (_c, value, count) => value.shrU(count),
-    (c, old, _result, count) => old.shrU(count.sub(1)).wrap().and(1).or(topBit(old, c.width(0)).shl(11)),
+    (c, old, _result, count) =>
+      old
+        .shrU(count.sub(1))
+        .wrap()
+        .and(1)
+        .or(topBit(old, c.width(0)).shl(11)),
   );
   const signed = (c: SemContext, value: Expr): Expr => {
     const bits = c.width(0);
@@ -60,7 +78,11 @@ export function defineShifts(table: SemanticsTable): void {
       const { result } = c.rmw(0, (value) => {
         if (bits >= 32) return left ? value.rotl(wide) : value.rotr(wide);
         const n = c.let(count.and(bits - 1));
-        const back = c.let(i32(bits).sub(n).and(bits - 1));
+        const back = c.let(
+          i32(bits)
+            .sub(n)
+            .and(bits - 1),
+        );
         return left ? value.shl(n).or(value.shrU(back)) : value.shrU(n).or(value.shl(back));
       });
       c.f.if(count.ne(0), () => {
@@ -69,7 +91,10 @@ export function defineShifts(table: SemanticsTable): void {
           const carry = c.let(result.wrap().and(1));
           c.setEflags(CF | OF, carry.or(carry.xor(top).shl(11)));
         } else {
-          const next = result.shrU(bits - 2).wrap().and(1);
+          const next = result
+            .shrU(bits - 2)
+            .wrap()
+            .and(1);
           c.setEflags(CF | OF, top.or(top.xor(next).shl(11)));
         }
       });
@@ -90,7 +115,9 @@ export function defineShifts(table: SemanticsTable): void {
       const { old, result } = c.rmw(0, (value) => {
         if (bits < 64) {
           const all = c.let(value.extU().or(carryIn.extU().shl(bits)));
-          const back = i32(bits + 1).sub(n).extU();
+          const back = i32(bits + 1)
+            .sub(n)
+            .extU();
           const turned = c.let(left ? all.shl(wide).or(all.shrU(back)) : all.shrU(wide).or(all.shl(back)));
           c.f.set(carryOut, turned.shrU(bits).and(1));
           return turned.wrap();
@@ -101,7 +128,13 @@ export function defineShifts(table: SemanticsTable): void {
         const carry = carryIn.extU();
         if (left) {
           c.f.set(carryOut, zero.select(carry, value.shrU(opposite).and(1)));
-          return zero.select(value, value.shl(wide).or(carry.shl(wide.sub(1))).or(value.shrU(1).shrU(opposite)));
+          return zero.select(
+            value,
+            value
+              .shl(wide)
+              .or(carry.shl(wide.sub(1)))
+              .or(value.shrU(1).shrU(opposite)),
+          );
         }
         c.f.set(carryOut, zero.select(carry, value.shrU(wide.sub(1)).and(1)));
         return zero.select(value, value.shrU(wide).or(carry.shl(opposite)).or(value.shl(1).shl(opposite)));
@@ -110,7 +143,20 @@ export function defineShifts(table: SemanticsTable): void {
         const carry = c.let(carryOut.wrap());
         const overflow = left ? topBit(result, bits).xor(carry) : topBit(old, bits).xor(carryIn);
         // RCR: OF is the exclusive or of the result's two highest bits, which are the carry and the old top bit for a count of 1.
-        c.setEflags(CF | OF, carry.or((left ? overflow : topBit(result, bits).xor(result.shrU(bits - 2).wrap().and(1))).shl(11)));
+        c.setEflags(
+          CF | OF,
+          carry.or(
+            (left
+              ? overflow
+              : topBit(result, bits).xor(
+                  result
+                    .shrU(bits - 2)
+                    .wrap()
+                    .and(1),
+                )
+            ).shl(11),
+          ),
+        );
       });
     });
   };
@@ -137,7 +183,10 @@ export function defineShifts(table: SemanticsTable): void {
             bits === 32 ? value.extU().shl(32).or(fill.extU()) : value.extU().shl(48).or(fill.extU().shl(32)).or(value.extU().shl(16));
           const both = c.let(pair);
           c.f.set(carry, both.shrU(c.constant(64, 64).sub(n)).and(1));
-          return both.shl(n).shrU(64 - bits).wrap();
+          return both
+            .shl(n)
+            .shrU(64 - bits)
+            .wrap();
         }
         const pair = bits === 32 ? fill.extU().shl(32).or(value.extU()) : value.extU().shl(32).or(fill.extU().shl(16)).or(value.extU());
         const both = c.let(pair);
@@ -164,7 +213,14 @@ export function defineShifts(table: SemanticsTable): void {
         // A register index reaches memory on both sides of the operand.
         let address = c.linearAddress();
         if (fromRegister) {
-          const far = c.let(address.add(c.signExtend(index, bits).shrS(log).shl(log - 3)));
+          const far = c.let(
+            address.add(
+              c
+                .signExtend(index, bits)
+                .shrS(log)
+                .shl(log - 3),
+            ),
+          );
           address = c.form.addressing === ADDRESS.a64 ? far : c.let(far.and(0xffff_ffff));
         }
         old = change ? c.rmwMemory(bits, address, (value) => change(value, mask), c.form.lock).old : c.load(bits, address);

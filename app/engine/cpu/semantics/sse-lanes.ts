@@ -119,11 +119,7 @@ export const isZero = (bits: Expr): Expr => bits.shl(1).eqz();
 export function productIsExact(e: Element, a: Expr, b: Expr): Expr {
   const one = e.bits === 32 ? i32(1 << 23) : i64(1n << 52n);
   const precision = e.bits === 32 ? 24 : 53;
-  return a
-    .or(one)
-    .ctz()
-    .add(b.or(one).ctz())
-    .geS(precision);
+  return a.or(one).ctz().add(b.or(one).ctz()).geS(precision);
 }
 
 /** i32: a native result may be taken: PE is set already, or it is clear and `exact` holds. */

@@ -38,7 +38,8 @@ function linear(c: SemContext, offset: Expr, base: Expr): Expr {
 }
 const sourceAddress = (c: SemContext): Expr => linear(c, index(c, RSI), c.sourceSegmentBase());
 /** The destination is in ES, which has base zero in 64-bit mode. */
-const targetAddress = (c: SemContext): Expr => (c.mode === 64 ? linear(c, index(c, RDI), c.get64(CTX.zero)) : linear(c, index(c, RDI), c.get64(CTX.segBase)));
+const targetAddress = (c: SemContext): Expr =>
+  c.mode === 64 ? linear(c, index(c, RDI), c.get64(CTX.zero)) : linear(c, index(c, RDI), c.get64(CTX.segBase));
 
 /** Bytes from one element to the next: negative when DF is set. */
 function stride(c: SemContext, bytes: number): Expr {
@@ -95,7 +96,12 @@ function fitting(c: SemContext, bytes: number, addresses: readonly Expr[]): Expr
 
 export function defineStrings(table: SemanticsTable): void {
   /** Whole pieces: upwards, and with neither single-stepping nor data breakpoints, which look at each element. */
-  const upwards = (c: SemContext): Expr => c.get32(CTX.rflags).and(RFLAGS.DF | RFLAGS.TF).or(c.get32(CPU.watchActive)).eqz();
+  const upwards = (c: SemContext): Expr =>
+    c
+      .get32(CTX.rflags)
+      .and(RFLAGS.DF | RFLAGS.TF)
+      .or(c.get32(CPU.watchActive))
+      .eqz();
 
   table.define('movs', (c) => {
     const bits = c.size;
@@ -153,7 +159,12 @@ export function defineStrings(table: SemanticsTable): void {
         // A fill needs equal bytes.
         const value = c.gpr(RAX, bits);
         const byte = value.wrap().and(0xff);
-        const uniform = bits === 8 ? i32(1) : value.eq(bits === 64 ? byte.extU().mul(c.constant(64, 0x0101_0101_0101_0101n)) : byte.mul(bits === 32 ? 0x0101_0101 : 0x0101));
+        const uniform =
+          bits === 8
+            ? i32(1)
+            : value.eq(
+                bits === 64 ? byte.extU().mul(c.constant(64, 0x0101_0101_0101_0101n)) : byte.mul(bits === 32 ? 0x0101_0101 : 0x0101),
+              );
         c.f.if(upwards(c).and(uniform), () => {
           const to = targetAddress(c);
           const count = fitting(c, bytes, [to]);

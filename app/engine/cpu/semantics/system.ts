@@ -73,7 +73,13 @@ export function defineSystem(table: SemanticsTable): void {
     const leaf = c.gpr(0, 32);
     const subleaf = c.gpr(1, 32);
     c.callVoid('cpuid', [leaf, subleaf]);
-    for (const [register, slot] of [[0, 0], [3, 1], [1, 2], [2, 3]]) c.setGpr(register, 32, c.get32(CTX.scratch + slot * 4));
+    for (const [register, slot] of [
+      [0, 0],
+      [3, 1],
+      [1, 2],
+      [2, 3],
+    ])
+      c.setGpr(register, 32, c.get32(CTX.scratch + slot * 4));
   });
   table.define('xgetbv', (c) => {
     c.faultIf(c.get32(CTX.cr4).and(CR4_OSXSAVE).eqz(), VECTOR.UD);
