@@ -192,6 +192,19 @@ describe('vcpu_op', () => {
     expect(m.domain.vcpu.nmiMasked).toBe(true);
   });
 
+  it('an NMI without a handler is lost, not kept for a later one', () => {
+    const m = fakeMachine();
+    m.cpu.ctx.setGpr(REG.rsp, 0x8000);
+    expect(m.call(__HYPERVISOR_vcpu_op, 11, 0, ARG)).toBe(-22);
+    expect(m.call(__HYPERVISOR_vcpu_op, 11, 0, 0)).toBe(0);
+    m.domain.vcpu.traps.set(2, 0, 0xe033, 0x4_0200);
+    m.run((ctx) => {
+      expect(ctx.rip).not.toBe(0x4_0200);
+      return VMEXIT.budget;
+    });
+    expect(m.domain.vcpu.nmiMasked).toBe(false);
+  });
+
   /** A vcpu_guest_context for a kernel at 0xffffffff81000000 with its stack at 0x9000. */
   const pokeContext = (m: FakeMachine, at: number): void => {
     const put = (offset: number, value: number | bigint): void => poke(m, at + offset, value);

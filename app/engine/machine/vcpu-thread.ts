@@ -55,12 +55,15 @@ function accelerator(name: string): Accelerator {
 export interface VcpuThreadPorts {
   readonly clock: Clock;
   readonly onConsoleIo: (bytes: Uint8Array) => void;
+  /** See `DomainConfig.wait`; for hosts that run the vCPU on a thread with other work. */
+  readonly wait?: (context: VcpuContext, timeoutMs: number) => void;
 }
 
 /** GUEST: console_io is for early messages; what a guest prints there beyond this is dropped, so that it can't fill the message queue. */
 const CONSOLE_IO_LIMIT = 1024 * 1024;
 
-export function runVcpuThread(start: VcpuThreadStart, ports: VcpuThreadPorts): VcpuThreadReport {
+/** Makes this thread's view of the domain and loads the start state. Throws when the start state is refused. */
+export function attachVcpu(start: VcpuThreadStart, ports: VcpuThreadPorts): { readonly domain: Domain; readonly mmu: PvMmu } {
   let consoleIoLeft = CONSOLE_IO_LIMIT;
   const onConsoleIo = (bytes: Uint8Array): void => {
     if (bytes.length > consoleIoLeft) return;
@@ -74,7 +77,7 @@ export function runVcpuThread(start: VcpuThreadStart, ports: VcpuThreadPorts): V
     accelerator: accelerator(start.accel),
     mmu,
     clock: ports.clock,
-    config: { cpuid: PV_POLICY, uuid: start.uuid, onConsoleIo },
+    config: { cpuid: PV_POLICY, uuid: start.uuid, onConsoleIo, ...(ports.wait ? { wait: ports.wait } : {}) },
     vcpuId: start.vcpuId,
   });
   const { vcpu } = domain;
@@ -82,7 +85,12 @@ export function runVcpuThread(start: VcpuThreadStart, ports: VcpuThreadPorts): V
   const attached = mmu.attachStartState(vcpu, { kernelRoot: start.root, pinned: [start.root] });
   if (attached !== 0) throw new Error(`the hypervisor refuses the domain builder's page tables (error ${attached})`);
   vcpu.vcpu.enterSpace(0);
-  const { state } = domain;
+  return { domain, mmu };
+}
+
+export function runVcpuThread(start: VcpuThreadStart, ports: VcpuThreadPorts): VcpuThreadReport {
+  const { domain, mmu } = attachVcpu(start, ports);
+  const { state, vcpu } = domain;
   for (;;) {
     const end = runVcpu(domain);
     if (end === 'paused') {

@@ -55,7 +55,10 @@ u64 steady_now(void) {
   return time_at(&start_time);
 }
 
+// Empties the table first: a vector that we do not handle must not keep a random handler. No breakpoint may hit meanwhile.
 void reinstall_traps(void) {
+  hypercall2(__HYPERVISOR_set_debugreg, 7, 0x400);
+  hypercall1(__HYPERVISOR_set_trap_table, 0);
   traps_init();
 }
 

@@ -15,7 +15,7 @@
  * @abi subop VCPUOP_set_singleshot_timer
  * @abi subop VCPUOP_stop_singleshot_timer
  * @abi subop VCPUOP_register_vcpu_info — once a vCPU
- * @abi subop VCPUOP_send_nmi
+ * @abi subop VCPUOP_send_nmi — without an argument
  * @abi subop VCPUOP_get_physid — -EINVAL: no vCPU is pinned
  * @abi subop VCPUOP_register_vcpu_time_memory_area
  */
@@ -84,6 +84,7 @@ export function vcpuOp(d: Domain, dv: DomainVcpu, a: HypercallArgs): number {
     case 10:
       return registerVcpuInfo(d, dv, id, arg);
     case 11:
+      if (a.lo[2] !== 0 || a.hi[2] !== 0) return -EINVAL;
       d.state.setVcpu(id, VCPU_STATE.nmiPending, 1);
       if (!own) d.state.contexts[id].kick();
       return 0;

@@ -116,13 +116,15 @@ export function deliverFailsafe(dv: DomainVcpu): BounceFailure {
   return failure === null ? null : `the failsafe callback could not be entered: ${failure}`;
 }
 
-/** Injects what waits for this vCPU on its way back to the guest: an NMI, then events. */
+/** Injects what waits for this vCPU on its way back to the guest: an NMI, then events. An NMI that has no handler is lost. */
 export function deliverPending(dv: DomainVcpu): BounceFailure {
-  if (!dv.nmiMasked && dv.shared.getVcpu(dv.id, VCPU_STATE.nmiPending) !== 0 && dv.traps.address[TRAP.nmi] !== 0) {
+  if (!dv.nmiMasked && dv.shared.getVcpu(dv.id, VCPU_STATE.nmiPending) !== 0) {
     dv.shared.setVcpu(dv.id, VCPU_STATE.nmiPending, 0);
-    dv.nmiMasked = true;
-    const failure = deliverException(dv, TRAP.nmi, -1);
-    if (failure !== null) return failure;
+    if (dv.traps.address[TRAP.nmi] !== 0) {
+      dv.nmiMasked = true;
+      const failure = deliverException(dv, TRAP.nmi, -1);
+      if (failure !== null) return failure;
+    }
   }
   if (!dv.eventDeliverable) return null;
   dv.stats.upcalls++;
