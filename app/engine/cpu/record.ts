@@ -91,7 +91,7 @@ export type FlagsKind = (typeof FLAGS)[keyof typeof FLAGS];
 export const CPU = {
   /** u32 entries in each bank's fill log; above the log's size the bank is cleared whole. */
   tlbLogCount: 0x500,
-  /** u32 kind of the pending write: 0 none, 1 into code, 2 split over two pages, 4 hooked. */
+  /** u32 kind of the pending write: 0 none, 1 into code, 2 split over two pages. */
   pendingKind: 0x510,
   /** u32 host offsets and sizes of the parts of a pending write. */
   pendingHost: 0x514,
@@ -111,8 +111,6 @@ export const CPU = {
   linkFrom: 0x540,
   /** u32 1: the recorded #GP is one for a non-canonical address. */
   nonCanonical: 0x548,
-  /** i64 page whose stores go to a hook (ptwr), or -1. */
-  hookPage: 0x538,
   /** u32 one of `WATCH`; u32 1: pages of `watchPages` get no data tags; u32 bits of DR6 that were noted. See `breakpoints.ts`. */
   watchMode: 0x550,
   watchActive: 0x554,

@@ -35,9 +35,6 @@ interface CoreExports {
   break_check(cpu: number, record: number): number;
 }
 
-/** Receives a store into a hooked page: offset in the page, size in bytes, the value in halves. False: the store is refused. */
-export type StoreHook = (offset: number, bytes: number, lo: number, hi: number) => boolean;
-
 function defineMaintenance(core: CoreFunctions): void {
   core.define('break_check', [I32, I32], [I32], (f) => {
     const rip = load('i64', f.param(0), CTX.ripPage).add(load('i64_16u', f.param(1), RECORD.pageOffset));
@@ -108,7 +105,6 @@ function buildCore(
   const core = new CoreFunctions(module);
   const hostFunctions = [...SEGMENT_FUNCTIONS, ...HOST_FUNCTIONS];
   const codeWritten = core.importHost('code_written', [I32, I32, I32], []);
-  const storeHook = core.importHost('store_hook', [I32, I32, I32], []);
   const watch = core.importHost('watch', [F64, I32, I32], [I32]);
   core.importHost('break_at', [F64], [I32]);
   core.importHost('lookup', [I32], [I32]);
@@ -116,7 +112,7 @@ function buildCore(
   core.importHost('read_tsc', [], [F64]);
   core.importHost('cpuid', [I32, I32], []);
   for (const item of hostFunctions) core.importHost(item.name, item.params, item.results);
-  const translate = defineTranslate(module, { codeWritten, storeHook, watch });
+  const translate = defineTranslate(module, { codeWritten, watch });
   core.adopt('translate', translate.translate, [I32, I64, I32], [I32]);
   core.adopt('read_slow', translate.readSlow, [I32, I64, I32], [I32]);
   core.adopt('write_slow', translate.writeSlow, [I32, I64, I32], [I32]);
@@ -146,10 +142,6 @@ export class SoftwareVcpu implements Vcpu {
   readonly #banks: readonly number[];
   readonly #breakpoints: Breakpoints;
   readonly #roots: [number, number] = [-1, -1];
-  #hook: ((offset: number, bytes: number) => void) | null = null;
-  /** General registers, RIP, flags: what one instruction with a store can change before it faults. */
-  readonly #registerBytes: Uint8Array;
-  readonly #registers = new Uint8Array(CTX.xmm);
 
   readonly #translator: Translator | null;
   readonly #environment: HostFunctionEnvironment;
@@ -162,7 +154,6 @@ export class SoftwareVcpu implements Vcpu {
     const base = layout.vcpuContext(id);
     const ctx = new VcpuContext(memory.buffer, base);
     this.ctx = ctx;
-    this.#registerBytes = memory.u8.subarray(base, base + CTX.xmm);
     this.#banks = [layout.tlb(id, 0), layout.tlb(id, 1)];
     ctx.setU32(CTX.frameLimit, layout.frameCount);
     ctx.setU32(CTX.ramBase, layout.ramBase);
@@ -170,7 +161,6 @@ export class SoftwareVcpu implements Vcpu {
     ctx.setU32(CPU.tlbBanks, this.#banks[0]);
     ctx.setU32(CPU.jumpCache, layout.jumpCache(id));
     ctx.setU32(CPU.codeFlags, layout.codeFlags);
-    ctx.setNum(CPU.hookPage, -1);
     this.#breakpoints = new Breakpoints(ctx);
     ctx.setNum(CTX.temp1, 0x8000_0000);
     setCodeBits(ctx, 64);
@@ -189,7 +179,6 @@ export class SoftwareVcpu implements Vcpu {
     const cpuidOut = new Uint32Array(4);
     const imports: Record<string, (...args: number[]) => number | undefined | void> = {
       code_written: (_cpu, hostOffset, length) => wrote(hostOffset, length),
-      store_hook: (_cpu, offset, length) => this.#hook?.(offset, length),
       lookup: (kind) => this.#code.lookup(kind),
       hot: (record) => this.#translateBlock(record),
       watch: (va, bytes, write) => (this.#breakpoints.touch(va, bytes, write !== 0) ? 1 : 0),
@@ -380,38 +369,6 @@ export class SoftwareVcpu implements Vcpu {
 
   loadSegment(segment: number, selector: number): boolean {
     return this.#loadSegment(segment, selector) === 0;
-  }
-
-  /**
-   * Executes the one instruction at `rip` with its store to the page of `va` given to `hook` in place of memory; a repeated string
-   * instruction does one step. True: done, registers are as after it. False when the hook refused or the instruction faulted:
-   * registers are as before.
-   */
-  executeWithStoreHook(va: number, hook: StoreHook): boolean {
-    const ctx = this.ctx;
-    const saved = this.#registers;
-    saved.set(this.#registerBytes);
-    let stored = false;
-    this.#hook = (offset, bytes) => {
-      const lo = ctx.lo(CTX.scratch);
-      stored = hook(offset, bytes, bytes === 1 ? lo & 0xff : bytes === 2 ? lo & 0xffff : lo, bytes > 4 ? ctx.hi(CTX.scratch) : 0);
-    };
-    ctx.setNum(CPU.hookPage, Math.floor(va / 4096) * 4096);
-    this.#core.invalidate_page(ctx.base, va);
-    // The trap flag makes repetitions stop after one step.
-    ctx.rflags |= RFLAGS.TF;
-    const record = this.#code.single();
-    let reason: VmExitReason = VMEXIT.exception;
-    if (record !== 0) reason = this.#core.run(ctx.base, 1, record) as VmExitReason;
-    ctx.setNum(CPU.hookPage, -1);
-    this.#core.invalidate_page(ctx.base, va);
-    this.#hook = null;
-    if (stored && (reason === VMEXIT.budget || reason === VMEXIT.kick)) {
-      ctx.rflags = (ctx.rflags & ~RFLAGS.TF) | (saved[CTX.rflags + 1] & 1 ? RFLAGS.TF : 0);
-      return true;
-    }
-    this.#registerBytes.set(saved);
-    return false;
   }
 
   counters(): Record<string, number> {

@@ -5,7 +5,7 @@
  * Each vCPU thread makes its own `Domain` over the same memory; the thread that builds the guest has called
  * `SharedState.initialise` before. Dom0's side of the same domain is in `dom0/`.
  */
-import type { Accelerator, Vcpu, VcpuHost } from '../accel/accelerator.ts';
+import type { Accelerator, VcpuHost } from '../accel/accelerator.ts';
 import type { Clock } from '../host/clock.ts';
 import { mfn } from '../memory/frames.ts';
 import type { GuestMemory } from '../memory/guest-memory.ts';
@@ -22,7 +22,6 @@ import { EventChannels } from './events/event-channels.ts';
 import { GrantTable } from './grants/grant-table.ts';
 import { Maptrack } from './grants/maptrack.ts';
 import { GuestCopy } from './hypercalls/guest-copy.ts';
-import type { WriteEmulator } from './mm/ptwr.ts';
 import type { MmuPort } from './mmu-port.ts';
 import { LIFECYCLE, SharedState, VCPU_STATE } from './shared-state.ts';
 import { RUNSTATE_INFO_BYTES, runstateInfo } from './time/runstate.ts';
@@ -85,15 +84,9 @@ export class Domain {
     const vcpu = parts.accelerator.createVcpu(parts.vcpuId, parts.memory, host);
     parts.memory.onCodeWrite = (frame, offset, length) => vcpu.invalidateCode(frame, offset, length);
     this.vcpu = new DomainVcpu(vcpu, this.state);
-    parts.mmu.setWriteEmulator(this.vcpu, this.#storeEmulator(vcpu));
+    parts.mmu.setWriteEmulator(this.vcpu, new StoreEmulator(this.vcpu, mfn(this.state.getVcpu(parts.vcpuId, VCPU_STATE.scratchFrame))));
     this.time.writeTimeInfo(parts.vcpuId);
     if (parts.vcpuId === 0) this.time.writeWallClock();
-  }
-
-  /** The accelerator's own way to take a store out of an instruction, or one that works with every accelerator. */
-  #storeEmulator(vcpu: Vcpu): WriteEmulator {
-    if (emulatesStores(vcpu)) return vcpu;
-    return new StoreEmulator(this.vcpu, mfn(this.state.getVcpu(vcpu.id, VCPU_STATE.scratchFrame)));
   }
 
   /** The descriptor of `selector`: one of the flat ones behind every GDT, or the guest's own. */
@@ -192,8 +185,4 @@ export class Domain {
   takeKick(): boolean {
     return this.vcpu.ctx.u32(CTX.kick) !== 0 && this.vcpu.ctx.takeKick();
   }
-}
-
-function emulatesStores(vcpu: Vcpu): vcpu is Vcpu & WriteEmulator {
-  return 'executeWithStoreHook' in vcpu;
 }

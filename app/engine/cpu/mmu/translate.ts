@@ -8,7 +8,7 @@
  *
  *     +0 i64 read tag   +8 i64 write tag   +16 i64 execute tag   +24 i32 addend   +28 i32 host offset of the page
  *
- * INVARIANT: a write tag is set only for pages that are dirty, hold no translated code and carry no store hook, so that every
+ * INVARIANT: a write tag is set only for pages that are dirty, hold no translated code, so that every
  * other store comes through `writeSlow`. Pages with a data breakpoint get neither read nor write tags (`breakpoints.ts`).
  * Leaves out so far: paging modes other than four-level (an emulated PC needs them), protection keys.
  */
@@ -58,8 +58,6 @@ export interface TranslateFunctions {
 export interface TranslateImports {
   /** (cpu, host offset, bytes): bytes of a page with translated code are about to be, or were, written. */
   readonly codeWritten: number;
-  /** (cpu, offset in page, bytes): a hooked store; its data stand in the scratch area. */
-  readonly storeHook: number;
   /** (va as f64, bytes, 1 for a write) → 1 when the access must not happen now: a data breakpoint. */
   readonly watch: number;
 }
@@ -224,8 +222,7 @@ function emitWalk(f: FunctionBuilder): void {
         f.if(
           isWrite
             .ne(0)
-            .and(code.or(watched).eqz())
-            .and(page.ne(load('i64', cpu, CPU.hookPage))),
+            .and(code.or(watched).eqz()),
           () => f.store('i64', slot, page, TLB_ENTRY.write),
         );
       },
@@ -323,23 +320,6 @@ function emitWriteSlow(f: FunctionBuilder, translate: number, imports: Translate
   const va = f.param(1);
   const bytes = f.param(2);
   const scratch = f.let(cpu.add(CTX.scratch));
-  const hooked = (address: Expr): Expr => address.and(PAGE_BITS).eq(load('i64', cpu, CPU.hookPage));
-  // A hooked page: hand out its present content; the hook takes the store. Hooked pages need no write permission.
-  f.if(hooked(va), () => {
-    const host = f.let(callExpr(I32, translate, [cpu, va, i32(0)]));
-    f.if(host.eqz().or(crossesPage(va, bytes)), () => {
-      f.if(host.ne(0), () => {
-        f.store('i64', cpu, va, CTX.cr2);
-        recordFault(f, cpu, VECTOR_PF, i32(7));
-      });
-      f.return(i32(0));
-    });
-    copyBytes(f, scratch, host, bytes);
-    f.store('i32', cpu, i32(4), CPU.pendingKind);
-    f.store('i32', cpu, va.wrap().and(4095), CPU.pendingHost);
-    f.store('i32', cpu, bytes, CPU.pendingBytes);
-    f.return(scratch);
-  });
   const first = f.let(callExpr(I32, translate, [cpu, va, i32(2)]));
   f.if(first.eqz(), () => f.return(i32(0)));
   const isCode = (host: Expr): Expr =>
@@ -374,10 +354,6 @@ function emitCommit(f: FunctionBuilder, imports: TranslateImports): void {
   f.store('i32', cpu, i32(0), CPU.pendingKind);
   const host = f.let(load('i32', cpu, CPU.pendingHost));
   const bytes = f.let(load('i32', cpu, CPU.pendingBytes));
-  f.if(kind.eq(4), () => {
-    f.call(imports.storeHook, [cpu, host, bytes]);
-    f.return();
-  });
   f.if(kind.eq(2), () => {
     const split = f.let(load('i32', cpu, CPU.pendingSplit));
     const second = f.let(load('i32', cpu, CPU.pendingHost2));

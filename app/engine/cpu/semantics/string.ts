@@ -6,7 +6,6 @@
  * Forward MOVS and STOS move whole pieces of pages; a repetition looks for events after each piece.
  */
 import { type Expr, I32, I64, i32 } from '../../wasm/expr.ts';
-import { ifElse } from '../../wasm/function-builder.ts';
 import { CTX, RFLAGS } from '../../memory/vcpu-context.ts';
 import { CPU, FLAGS } from '../record.ts';
 import type { SemContext, SemanticsTable } from './context.ts';
@@ -124,7 +123,7 @@ export function defineStrings(table: SemanticsTable): void {
           const to = targetAddress(c);
           const count = fitting(c, bytes, [from, to]);
           const size = c.let(count.shl(Math.log2(bytes)));
-          c.f.if(count.gtU(1).and(hooked(c, to).eqz()), () => {
+          c.f.if(count.gtU(1), () => {
             const source = c.hostAddress(from, 0);
             const target = c.hostAddress(to, 2);
             // Overlapping upward copies must repeat the pattern: leave them to the elements. Host addresses see aliases too.
@@ -168,7 +167,7 @@ export function defineStrings(table: SemanticsTable): void {
         c.f.if(upwards(c).and(uniform), () => {
           const to = targetAddress(c);
           const count = fitting(c, bytes, [to]);
-          c.f.if(count.gtU(1).and(hooked(c, to).eqz()), () => {
+          c.f.if(count.gtU(1), () => {
             const target = c.hostAddress(to, 2);
             const size = c.let(count.shl(Math.log2(bytes)));
             c.f.memoryFill(target, byte, size.wrap());
@@ -233,9 +232,4 @@ export function defineStrings(table: SemanticsTable): void {
       null,
     );
   });
-}
-
-/** Whether stores to this page go to a hook: then element by element. */
-function hooked(c: SemContext, address: Expr): Expr {
-  return ifElse(c.get64(CPU.hookPage).eq(-1), i32(0), address.and(-4096).eq(c.get64(CPU.hookPage)));
 }
