@@ -2,11 +2,13 @@
 /**
  * The congestion window towards the guest: RFC 5681 with the byte counting of RFC 3465.
  *
- * The link is memory and reports congestion by itself, so the window starts large; it exists for what is lost all the same (a full ring,
- * injected loss, a switch between VMs).
+ * The link is memory and reports congestion by itself, so the window starts large and loss shrinks it with restraint: by 0.7 as in RFC 9438,
+ * and not below FLOOR_BYTES. It exists for what is lost all the same (a full ring, injected loss, a switch between VMs).
  */
 
 const INITIAL_WINDOW_BYTES = 128 * 1024;
+const FLOOR_BYTES = 64 * 1024;
+const DECREASE = 0.7;
 
 export class Congestion {
   #windowBytes: number;
@@ -32,13 +34,17 @@ export class Congestion {
 
   /** Duplicate acknowledgements told of a loss. */
   lossDetected(inFlightBytes: number): void {
-    this.#thresholdBytes = Math.max(Math.floor(inFlightBytes / 2), 4 * this.#mss);
+    this.#thresholdBytes = this.#reduced(inFlightBytes);
     this.#windowBytes = this.#thresholdBytes;
   }
 
   /** The retransmission timer expired. `first`: it is not a repetition. */
   timedOut(inFlightBytes: number, first: boolean): void {
-    if (first) this.#thresholdBytes = Math.max(Math.floor(inFlightBytes / 2), 4 * this.#mss);
+    if (first) this.#thresholdBytes = this.#reduced(inFlightBytes);
     this.#windowBytes = 2 * this.#mss;
+  }
+
+  #reduced(inFlightBytes: number): number {
+    return Math.max(Math.floor(inFlightBytes * DECREASE), FLOOR_BYTES, 4 * this.#mss);
   }
 }

@@ -62,6 +62,9 @@ export class TcpSender {
   #recoverTo: number | undefined;
   /** In recovery: retransmission has come to here. */
   #holeFrom = 0;
+  /** In recovery: what had been sent when the last hole was filled. Frames keep their order, so a hole that is still there when something
+   * behind this was received got lost again. */
+  #sweptTo = 0;
   /** After a time-out: duplicates below this tell nothing. */
   #timedOutTo: number | undefined;
   #timedSequence: number | undefined;
@@ -203,10 +206,14 @@ export class TcpSender {
   #duplicate(): void {
     this.#duplicates++;
     if (this.#recoverTo !== undefined || this.#timedOutTo !== undefined) return;
-    if (this.#duplicates < DUPLICATES_FOR_LOSS && this.#scoreboard.bytes <= DUPLICATES_FOR_LOSS * this.#mss) return;
+    // With few segments in flight there cannot be three duplicates (RFC 5827).
+    const inFlight = distance(this.#max, this.#una);
+    const threshold = Math.max(1, Math.min(DUPLICATES_FOR_LOSS, Math.ceil(inFlight / this.#mss) - 1));
+    if (this.#duplicates < threshold && this.#scoreboard.bytes <= threshold * this.#mss) return;
     this.#recoverTo = this.#max;
     this.#holeFrom = this.#una;
-    this.#congestion.lossDetected(distance(this.#max, this.#una));
+    this.#sweptTo = this.#max;
+    this.#congestion.lossDetected(inFlight);
     this.#timedSequence = undefined;
   }
 
@@ -222,8 +229,13 @@ export class TcpSender {
   /** In recovery: repeats the next piece that is missing. */
   #retransmitHole(): boolean {
     if (this.#recoverTo === undefined) return false;
-    const start = later(this.#holeFrom, this.#una);
-    const hole = this.#scoreboard.nextHole(start);
+    let start = later(this.#holeFrom, this.#una);
+    let hole = this.#scoreboard.nextHole(start);
+    if (hole === undefined && !this.#scoreboard.isEmpty && distance(this.#scoreboard.highest, this.#sweptTo) > 0) {
+      this.#holeFrom = this.#una;
+      start = this.#una;
+      hole = this.#scoreboard.nextHole(start);
+    }
     if (hole === undefined) {
       // Without reports, only the segment that was asked for, and that once.
       const length = Math.min(this.#mss, this.queue.length);
@@ -239,6 +251,7 @@ export class TcpSender {
     if (length <= 0) return false;
     this.#emit(hole.start, length, false);
     this.#holeFrom = advance(hole.start, length);
+    this.#sweptTo = this.#max;
     return true;
   }
 
