@@ -24,7 +24,16 @@ import { PAGE_SIZE } from '../memory/frames.ts';
 import { GuestMemory } from '../memory/guest-memory.ts';
 import type { MemoryShape } from '../memory/layout.ts';
 import { CTX } from '../memory/vcpu-context.ts';
-import { type ControlError, createDomainTree, requestShutdown, sendSysrq, setMemoryTarget, type ShutdownReason, type XenstoreClient, XenstoreServer } from '../xenstore/index.ts';
+import {
+  type ControlError,
+  createDomainTree,
+  requestShutdown,
+  sendSysrq,
+  setMemoryTarget,
+  type ShutdownReason,
+  type XenstoreClient,
+  XenstoreServer,
+} from '../xenstore/index.ts';
 import type { MachineConfig, MachineEnd, MachineError, MachineStats } from './config.ts';
 import type { Machine } from './machine-api.ts';
 import type { VcpuThreadReport, VcpuThreadStart } from './vcpu-thread.ts';
@@ -68,7 +77,10 @@ export async function createMachine(config: MachineConfig, ports: MachinePorts):
   try {
     memory = new GuestMemory(shape);
   } catch (error) {
-    return err({ kind: 'host', message: `this computer cannot give the machine ${config.memoryMib} MiB of memory (${String(error)}); use less` });
+    return err({
+      kind: 'host',
+      message: `this computer cannot give the machine ${config.memoryMib} MiB of memory (${String(error)}); use less`,
+    });
   }
   const mmu = new PvMmu({ memory, domId: DOMID });
   const state = new SharedState(memory);
@@ -76,7 +88,12 @@ export async function createMachine(config: MachineConfig, ports: MachinePorts):
   const events = new EventChannels(state, -1, mmu);
   const storeEvtchn = events.allocUnbound(DOMID, DOM0);
   const consoleEvtchn = events.allocUnbound(DOMID, DOM0);
-  const built = buildPvDomain(memory, { commandLine: config.commandLine, sharedInfo: state.sharedInfoFrame, storeEvtchn, consoleEvtchn }, kernel.value, config.initrd);
+  const built = buildPvDomain(
+    memory,
+    { commandLine: config.commandLine, sharedInfo: state.sharedInfoFrame, storeEvtchn, consoleEvtchn },
+    kernel.value,
+    config.initrd,
+  );
   releaseKernel(kernel.value);
   if (!built.ok) return err({ kind: 'image', message: built.error.message, cause: built.error });
   return ok(new PvMachine(config, ports, { shape, memory, mmu, state, events, start: built.value, storeEvtchn, consoleEvtchn }));
@@ -134,7 +151,11 @@ class PvMachine implements Machine {
     this.grants = new Dom0Grants(state, grants, mmu);
 
     const consolePort = this.#bind(parts.consoleEvtchn);
-    this.console = new PvConsole({ page: memory.frame(start.consoleRing), notify: () => consolePort.notify(), tasks: { soon: ports.soon } });
+    this.console = new PvConsole({
+      page: memory.frame(start.consoleRing),
+      notify: () => consolePort.notify(),
+      tasks: { soon: ports.soon },
+    });
     consolePort.onEvent(() => this.#consoleEvent());
     mmu.holdFrame(start.consoleRing, true);
     mmu.holdFrame(start.xenstoreRing, true);
@@ -296,7 +317,19 @@ class PvMachine implements Machine {
       exits: report?.stats.exits ?? {},
       hypercalls: report?.stats.hypercalls ?? {},
       exceptions: report?.stats.exceptions ?? {},
-      cpu: { ...report?.cpu, tlbMisses: context.num(CTX.tlbMisses), ...(report ? { emulated: report.stats.emulated, syscalls: report.stats.syscalls, ptwr: report.stats.ptwr, upcalls: report.stats.upcalls, blocks: report.stats.blocks } : {}) },
+      cpu: {
+        ...report?.cpu,
+        tlbMisses: context.num(CTX.tlbMisses),
+        ...(report
+          ? {
+              emulated: report.stats.emulated,
+              syscalls: report.stats.syscalls,
+              ptwr: report.stats.ptwr,
+              upcalls: report.stats.upcalls,
+              blocks: report.stats.blocks,
+            }
+          : {}),
+      },
       memory: report?.memory ?? {},
     };
   }
