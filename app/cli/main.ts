@@ -9,6 +9,8 @@ try {
   process.exit(1);
 }
 
+const { keepCompiledCode } = await import('../node/compile-cache.ts');
+keepCompiledCode();
 const { execute, fault } = await import('./execute.ts');
 const { nodeHost } = await import('./node-host.ts');
 const host = nodeHost();

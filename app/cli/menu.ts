@@ -99,7 +99,8 @@ export class Menu {
   }
 }
 
-const count = (value: number): string => Math.round(value).toLocaleString('en-US');
+/** With thousands separators; `toLocaleString` would take 20 ms to load its data. */
+const count = (value: number): string => String(Math.round(value)).replaceAll(/\B(?=(?:\d{3})+$)/g, ',');
 const millions = (value: number): string => (value < 1e7 ? (value / 1e6).toFixed(1) : count(value / 1e6));
 const sum = (counters: Readonly<Record<string, number>>): number => Object.values(counters).reduce((total, value) => total + value, 0);
 

@@ -30,4 +30,9 @@ export type { EngineThread, ThreadHost } from './host/thread.ts';
 export type { MachineConfig, MachineEnd, MachineError, MachineStats } from './machine/config.ts';
 export { createMachine, MAX_MEMORY_MIB, type MachinePorts, MIN_MEMORY_MIB } from './machine/machine.ts';
 export type { Machine } from './machine/machine-api.ts';
-export { runVcpuThread, type VcpuThreadReport, type VcpuThreadStart } from './machine/vcpu-thread.ts';
+export type { VcpuThreadReport, VcpuThreadStart } from './machine/vcpu-thread.ts';
+
+/** What a vCPU's thread runs. Loaded on demand: the other threads do without the CPU. */
+export async function loadVcpuThread(): Promise<typeof import('./machine/vcpu-thread.ts').runVcpuThread> {
+  return (await import('./machine/vcpu-thread.ts')).runVcpuThread;
+}

@@ -20,7 +20,15 @@ import { defineStrings } from './string.ts';
 import { defineSystem } from './system.ts';
 import { defineX87 } from './x87.ts';
 
+let made: SemanticsTable | null = null;
+
+/** What every instruction means; made once. */
 export function semanticsTable(): SemanticsTable {
+  made ??= makeTable();
+  return made;
+}
+
+function makeTable(): SemanticsTable {
   const table = new SemanticsTable();
   defineAlu(table);
   defineShifts(table);
