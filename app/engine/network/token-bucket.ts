@@ -21,6 +21,11 @@ export class TokenBucket {
     return true;
   }
 
+  /** Gives back what was taken and not used. */
+  giveBack(count: number): void {
+    this.#tokens = Math.min(this.#burst, this.#tokens + count);
+  }
+
   /** How long until `take(count)` succeeds. */
   delayMs(count: number, nowMs: number): number {
     this.#fill(nowMs);
