@@ -33,7 +33,7 @@ describe.runIf(process.platform === 'linux')('kept code', () => {
        keepCompiledCode();
        new Worker(${JSON.stringify(worker)});`,
     );
-    const env = { ...process.env, XDG_CACHE_HOME: folder };
+    const env: NodeJS.ProcessEnv = { ...process.env, XDG_CACHE_HOME: folder };
     delete env.NODE_COMPILE_CACHE;
     delete env.NODE_DISABLE_COMPILE_CACHE;
     expect(spawnSync(process.execPath, [main], { env, encoding: 'utf8' }).stderr).toBe('');
