@@ -2,7 +2,6 @@
 /** The engine's codec for single clusters over node:zlib, on libuv's threads. */
 import * as zlib from 'node:zlib';
 import type { BlockCodec, BlockCompression } from '../engine/index.ts';
-import { zstdFrameLength } from './zstd-frame.ts';
 
 type Callback = (error: Error | null, result: Buffer) => void;
 
@@ -19,9 +18,7 @@ function unpackers(kind: BlockCompression, packed: Uint8Array, size: number, don
 
 export const nodeBlockCodec: BlockCodec = {
   unpack: async (kind, packed, size) => {
-    const end = kind === 'zstd' ? zstdFrameLength(packed) : packed.length;
-    if (end === null) return null;
-    const result = await settle((done) => unpackers(kind, packed.subarray(0, end), size, done));
+    const result = await settle((done) => unpackers(kind, packed, size, done));
     return result !== null && result.length === size ? result : null;
   },
   pack: async (kind, block) => {

@@ -10,7 +10,7 @@
 export type BlockCompression = 'deflate' | 'zlib' | 'zstd';
 
 export interface BlockCodec {
-  /** Exactly `size` bytes, or null when the block is damaged, too short or too long. Bytes behind the compressed block are ignored. */
+  /** Exactly `size` bytes, or null when the block is damaged, too short or too long. Bytes behind the block are ignored, except behind `zstd`. */
   unpack(kind: BlockCompression, packed: Uint8Array, size: number): Promise<Uint8Array | null>;
   /** The block packed (deflate with a 4 KiB window, as QCOW2 wants it), or null when that would not make it smaller. */
   pack(kind: BlockCompression, block: Uint8Array): Promise<Uint8Array | null>;

@@ -15,7 +15,7 @@ import type { BlockDevice, Extent } from '../block-device.ts';
 import { alignDown, alignUp, zeros } from './bytes.ts';
 import { readPadded, readParent } from './file-reads.ts';
 import { ImageDevice } from './image-device.ts';
-import { JoinedRuns, RangeLock } from './range-lock.ts';
+import { JoinedRuns, Mutex, RangeLock } from './range-lock.ts';
 
 /** What a table says instead of a place. */
 export const BLOCK_ZERO = -1;
@@ -42,7 +42,11 @@ export abstract class BlockTableDevice extends ImageDevice {
   protected readonly file: HostFile;
   protected readonly parent: BlockDevice | null;
   protected readonly lock = new RangeLock();
+  /** False: blocks are transferred one by one even where they lie side by side. */
+  protected readonly joinsBlocks: boolean = true;
   readonly #flushes = new JoinedRuns(() => this.flushTable());
+  /** Room is given out, and tables are made, one at a time. */
+  readonly #reserveTurn = new Mutex();
   /** Payload of the file: new blocks go here. */
   protected fileEnd: number;
 
@@ -59,7 +63,7 @@ export abstract class BlockTableDevice extends ImageDevice {
 
   /** The place of a block's payload in the file, `BLOCK_ZERO` or `BLOCK_ABSENT`. A place outside the file rejects with `corrupt`. */
   protected abstract lookup(block: number): number | Promise<number>;
-  /** Finds room for `count` blocks whose payloads follow each other from the result on (formats with gaps take one at a time). */
+  /** Finds room, which reads as zeros, for `count` blocks whose payloads follow each other from the result on (or for fewer). Never called twice at a time. */
   protected abstract reserve(block: number, count: number): Promise<{ place: number; count: number }>;
   /** Makes the table point to a place. */
   protected abstract link(block: number, place: number): Promise<void>;
@@ -159,7 +163,7 @@ export abstract class BlockTableDevice extends ImageDevice {
       block++;
       let next = this.lookup(block);
       if (typeof next !== 'number') next = await next;
-      if (place < 0 ? next !== place : next !== place + inside + length) break;
+      if (place < 0 ? next !== place : !this.joinsBlocks || next !== place + inside + length) break;
       length += size;
     }
     return { offset, length: Math.min(length, limit), place: place < 0 ? place : place + inside };
@@ -186,7 +190,8 @@ export abstract class BlockTableDevice extends ImageDevice {
     const first = Math.floor(run.offset / size);
     const last = Math.floor((run.offset + run.length - 1) / size);
     for (let block = first; block <= last; ) {
-      const { place, count } = await this.reserve(block, last - block + 1);
+      const wanted = block;
+      const { place, count } = await this.#reserveTurn.run(() => this.reserve(wanted, last - wanted + 1));
       const start = Math.max(run.offset, block * size);
       const end = Math.min(run.offset + run.length, (block + count) * size);
       await this.#fillNew(block, count, place, start, from.subarray(start - run.offset, end - run.offset), run.place === BLOCK_ABSENT);
@@ -266,8 +271,9 @@ export abstract class BlockTableDevice extends ImageDevice {
     const end = run.offset + run.length;
     for (let at = run.offset; at < end; ) {
       const next = Math.min(end, alignDown(at, size) + size);
+      const block = Math.floor(at / size);
       const whole = at % size === 0 && (next % size === 0 || next === this.sizeBytes);
-      if (!whole || !(await this.markZero(at / size))) {
+      if (!whole || !(await this.#reserveTurn.run(() => this.markZero(block)))) {
         for (let from = at; from < next; from += ZERO_STEP) await this.#writeAllocating(from, zeros(Math.min(ZERO_STEP, next - from)));
       }
       at = next;

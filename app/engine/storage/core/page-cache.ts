@@ -167,7 +167,7 @@ export class PageCache {
       return;
     }
     const joined = new Uint8Array(run.length * this.pageSize);
-    run.forEach(({ bytes }, index) => joined.set(bytes, index * this.pageSize));
+    for (const [index, { bytes }] of run.entries()) joined.set(bytes, index * this.pageSize);
     await this.#file.write(run[0].page.offset, joined);
   }
 

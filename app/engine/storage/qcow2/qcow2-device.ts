@@ -24,6 +24,7 @@ import type { HeaderFields } from './header-fields.ts';
 import { ABSENT_ENTRY, type ClusterEntry, type ClusterKind, kindOf, SUBCLUSTERS, subclusterBits } from './l2-entry.ts';
 import { Mapping } from './mapping.ts';
 import type { Refcounts } from './refcounts.ts';
+import { zstdFrameLength } from './zstd-frame.ts';
 
 /** A stretch of the disk that is kept in one way. */
 interface Run {
@@ -285,7 +286,8 @@ export class Qcow2Device extends ImageDevice {
       if (run.host < clusterSize || available <= 0) throw this.error('corrupt', 'a compressed cluster lies outside the file');
       const packed = new Uint8Array(available);
       await readPadded(this.file, run.host, packed);
-      const bytes = await this.#codec.unpack(this.header.compression, packed, clusterSize);
+      const end = this.header.compression === 'zstd' ? zstdFrameLength(packed) : packed.length;
+      const bytes = end === null ? null : await this.#codec.unpack(this.header.compression, packed.subarray(0, end), clusterSize);
       if (bytes === null) throw this.error('corrupt', `the compressed cluster at ${alignDown(run.offset, clusterSize)} is damaged`);
       this.#lastUnpacked = { host: run.host, bytes };
       into.set(bytes.subarray(inside, inside + into.length));

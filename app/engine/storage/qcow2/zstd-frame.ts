@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Where a Zstandard frame ends (RFC 8878 §3.1.1), because node:zlib takes bytes behind a frame for the next one and fails.
+ * Where a Zstandard frame ends (RFC 8878 §3.1.1): QCOW2 says only in which sector it does, and decoders take what follows for the next.
  */
+import { viewOf } from '../core/bytes.ts';
 
 const MAGIC = 0xfd2fb528;
 const WINDOW_DESCRIPTOR_BYTES = [1, 0];
@@ -9,8 +10,7 @@ const DICTIONARY_ID_BYTES = [0, 1, 2, 4];
 
 /** The length of the frame that `bytes` begins with; null when there is none or it is cut off. */
 export function zstdFrameLength(bytes: Uint8Array): number | null {
-  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  if (bytes.length < 5 || view.getUint32(0, true) !== MAGIC) return null;
+  if (bytes.length < 5 || viewOf(bytes).getUint32(0, true) !== MAGIC) return null;
   const descriptor = bytes[4];
   const single = (descriptor >>> 5) & 1;
   const sizeCode = descriptor >>> 6;
