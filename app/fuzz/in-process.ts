@@ -67,7 +67,12 @@ export function inProcessVcpu(clock: Clock, inspect: Inspector): ThreadHost {
   };
 }
 
-async function run(start: VcpuThreadStart, clock: SliceClock, inspect: Inspector, onConsoleIo: (bytes: Uint8Array) => void): Promise<VcpuThreadReport> {
+async function run(
+  start: VcpuThreadStart,
+  clock: SliceClock,
+  inspect: Inspector,
+  onConsoleIo: (bytes: Uint8Array) => void,
+): Promise<VcpuThreadReport> {
   const { domain, mmu } = attachVcpu(start, { clock, onConsoleIo, wait: (_context, timeoutMs) => clock.sleep(timeoutMs) });
   const { state, vcpu } = domain;
   clock.state = state;

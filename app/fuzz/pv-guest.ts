@@ -115,7 +115,9 @@ async function main(): Promise<number> {
       accel: values.accel === 'jit' ? 'jit' : 'interp',
       ...(values.verbose ? { onConsole: (text: string) => void process.stdout.write(text) } : {}),
     });
-    console.log(`seed ${seed}: ${result.complete ? 'complete' : `NOT COMPLETE (${result.end})`}, ${result.audits} audits, ${result.seconds.toFixed(1)} s`);
+    console.log(
+      `seed ${seed}: ${result.complete ? 'complete' : `NOT COMPLETE (${result.end})`}, ${result.audits} audits, ${result.seconds.toFixed(1)} s`,
+    );
     if (result.complete) continue;
     failed++;
     console.log(result.report.join('\n'));

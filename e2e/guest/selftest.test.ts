@@ -14,13 +14,17 @@ const start = (...args: string[]): CommandProcess => {
   command = withPipes(...args);
   return command;
 };
-const mode = (name: string, ...args: string[]): CommandProcess => start('run', 'selftest', '--append', `mode=${name}`, '--timeout', '60', ...args);
+const mode = (name: string, ...args: string[]): CommandProcess =>
+  start('run', 'selftest', '--append', `mode=${name}`, '--timeout', '60', ...args);
 
 describe('paravane selftest', () => {
   it('passes every service, and skips none', async () => {
     const run = start('selftest', '--json');
     const status = await run.end();
-    const result = JSON.parse(run.output) as { services: { name: string; result: string; detail: string }[]; stats: { instructions: number } };
+    const result = JSON.parse(run.output) as {
+      services: { name: string; result: string; detail: string }[];
+      stats: { instructions: number };
+    };
     expect(result.services.filter((service) => service.result !== 'ok')).toEqual([]);
     expect(result.services).toHaveLength(SERVICES);
     expect(result.stats.instructions).toBeGreaterThan(100_000);
@@ -39,7 +43,9 @@ describe('the ends of a guest', () => {
   it('a crash that it declares: status 3, registers, its last lines', async () => {
     const run = mode('panic');
     expect(await run.end()).toBe(3);
-    expect(run.errors).toMatch(/the guest declared a crash.*RIP [0-9a-f]{16}.*CR0 [0-9a-f]{16}.*stack:.*last lines of its console:\n +panic: on request/s);
+    expect(run.errors).toMatch(
+      /the guest declared a crash.*RIP [0-9a-f]{16}.*CR0 [0-9a-f]{16}.*stack:.*last lines of its console:\n +panic: on request/s,
+    );
   });
 
   it('a fault without a handler: status 3, the address', async () => {
