@@ -32,7 +32,6 @@ interface CoreExports {
   purge_write(cpu: number, hostPage: number): void;
   flush_bank(cpu: number, bank: number): void;
   invalidate_page(cpu: number, va: number): void;
-  break_check(cpu: number, record: number): number;
 }
 
 function defineMaintenance(core: CoreFunctions): void {
@@ -200,7 +199,7 @@ export class SoftwareVcpu implements Vcpu {
       translate: (cpu, low, high, access) => this.#core.translate_halves(cpu, low, high, access),
       purgeWrite: (cpu, hostPage) => this.#core.purge_write(cpu, hostPage),
     });
-    this.#code.breakSlot = this.#handlers.adopt(this.#core.break_check);
+    this.#code.breakSlot = this.#handlers.adopt(instance.exports.break_check);
     this.#translator = options.translate ? new Translator(core, semanticsTable(), pages) : null;
     this.flushTlb();
   }
