@@ -122,7 +122,8 @@ function readHolder(path: string): Holder | null {
     if (text.length > MAX_HOLDER_BYTES) return null;
     const value = JSON.parse(text) as Partial<Holder>;
     const { pid, started, host, mode } = value;
-    if (typeof pid !== 'number' || !Number.isSafeInteger(pid) || pid <= 0 || typeof started !== 'string' || typeof host !== 'string') return null;
+    if (typeof pid !== 'number' || !Number.isSafeInteger(pid) || pid <= 0 || typeof started !== 'string' || typeof host !== 'string')
+      return null;
     return { pid, started, host, mode: mode === 'shared' ? 'shared' : 'exclusive' };
   } catch {
     return null;

@@ -136,7 +136,7 @@ class NodeFile implements HostFile {
   async #close(): Promise<void> {
     if (this.#inFlight > 0) await new Promise<void>((resolve) => (this.#drained = resolve));
     await new Promise<void>((resolve, reject) => {
-      fs.close(this.#fd, (error) => (error == null ? resolve() : reject(fileError(this.name, error))));
+      fs.close(this.#fd, (error) => (error === null || error === undefined ? resolve() : reject(fileError(this.name, error))));
     });
     await this.#lock?.release();
   }
@@ -203,7 +203,9 @@ function runFallocate(fd: number, offset: number, length: number): Promise<boole
 
 async function openFile(path: string, options: OpenFileOptions): Promise<Result<HostFile, FileError>> {
   const write = options.access === 'write';
-  const flags = write ? (options.create === 'new' ? fs.constants.O_CREAT | fs.constants.O_EXCL : 0) | fs.constants.O_RDWR : fs.constants.O_RDONLY;
+  const flags = write
+    ? (options.create === 'new' ? fs.constants.O_CREAT | fs.constants.O_EXCL : 0) | fs.constants.O_RDWR
+    : fs.constants.O_RDONLY;
   let fd = -1;
   let lock: FileLock | null = null;
   try {

@@ -27,11 +27,16 @@ export function ping(address: string, payloadBytes: number, timeoutMs: number): 
   const command = process.platform === 'darwin' && isIP(address) === 6 ? 'ping6' : 'ping';
   running++;
   return new Promise((resolve) => {
-    execFile(command, pingArguments(process.platform, address, payloadBytes, timeoutMs), { timeout: timeoutMs + 1000 }, (error, _out, text) => {
-      running--;
-      if (error === null) resolve('reply');
-      else if (error.code === 'ENOENT' || /permitted|permission/i.test(text)) resolve('unsupported');
-      else resolve(/unreachable/i.test(text) ? 'unreachable' : 'timeout');
-    });
+    execFile(
+      command,
+      pingArguments(process.platform, address, payloadBytes, timeoutMs),
+      { timeout: timeoutMs + 1000 },
+      (error, _out, text) => {
+        running--;
+        if (error === null) resolve('reply');
+        else if (error.code === 'ENOENT' || /permitted|permission/i.test(text)) resolve('unsupported');
+        else resolve(/unreachable/i.test(text) ? 'unreachable' : 'timeout');
+      },
+    );
   });
 }

@@ -3,7 +3,17 @@
 import { createSocket, type Socket as DatagramSocket } from 'node:dgram';
 import { createServer, connect, type Server, type Socket } from 'node:net';
 import { err, ok, type Result } from '../base/result.ts';
-import type { HostListener, HostStream, HostUdp, SocketAddress, SocketError, SocketErrorKind, SocketHost, StreamEvents, UdpOptions } from '../engine/index.ts';
+import type {
+  HostListener,
+  HostStream,
+  HostUdp,
+  SocketAddress,
+  SocketError,
+  SocketErrorKind,
+  SocketHost,
+  StreamEvents,
+  UdpOptions,
+} from '../engine/index.ts';
 import { nodeNames } from './names.ts';
 import { ping } from './ping.ts';
 
@@ -95,7 +105,10 @@ function connectTcp(to: SocketAddress, events: StreamEvents): HostStream {
   return stream;
 }
 
-function listenTcp(at: SocketAddress, accept: (stream: HostStream) => StreamEvents | undefined): Promise<Result<HostListener, SocketError>> {
+function listenTcp(
+  at: SocketAddress,
+  accept: (stream: HostStream) => StreamEvents | undefined,
+): Promise<Result<HostListener, SocketError>> {
   const server: Server = createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
     const stream = new NodeStream(socket, { address: socket.remoteAddress ?? '', port: socket.remotePort ?? 0 });
     const events = accept(stream);

@@ -9,16 +9,7 @@
  */
 import type { Result } from '../../base/result.ts';
 
-export type FileErrorKind =
-  | 'not-found'
-  | 'exists'
-  | 'permission'
-  | 'not-a-file'
-  | 'no-space'
-  | 'locked'
-  | 'too-large'
-  | 'io'
-  | 'closed';
+export type FileErrorKind = 'not-found' | 'exists' | 'permission' | 'not-a-file' | 'no-space' | 'locked' | 'too-large' | 'io' | 'closed';
 
 /** The host refused. `message` is a sentence with the file's name in it. */
 export class FileError extends Error {

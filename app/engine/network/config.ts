@@ -86,7 +86,8 @@ export function planNetwork(config: UserNetworkConfig): Result<NetworkPlan, Conf
   const size = 2 ** (32 - prefix4);
   const dhcpStart = config.dhcpStart === undefined ? fromNumber(base + Math.min(15, size - 2)) : parseIp(config.dhcpStart);
   const first = dhcpStart === undefined || dhcpStart.length !== 4 ? -1 : toNumber(dhcpStart) - base;
-  if (dhcpStart === undefined || first < 4 || first > size - 2) return bad('the first DHCP address must lie in the network, behind the first three');
+  if (dhcpStart === undefined || first < 4 || first > size - 2)
+    return bad('the first DHCP address must lie in the network, behind the first three');
   const dhcpCount = config.dhcpCount ?? Math.min(16, size - 1 - first);
   if (!Number.isInteger(dhcpCount) || dhcpCount < 1 || dhcpCount > 256) return bad('DHCP hands out 1 to 256 addresses');
   if (first + dhcpCount > size - 1) return bad(`${dhcpCount} addresses from ${formatIp(dhcpStart)} on do not fit the network`);
@@ -97,11 +98,13 @@ export function planNetwork(config: UserNetworkConfig): Result<NetworkPlan, Conf
   if (!Number.isInteger(mtu) || mtu < minMtu || mtu > MAX_MTU) return bad(`the MTU must lie between ${minMtu} and ${MAX_MTU}`);
   const mac = parseMac(config.mac ?? '52:55:0a:00:02:02');
   if (mac === undefined || (mac[0] & 1) !== 0) return bad(`"${config.mac}" is not the MAC address of one station`);
-  for (const name of [config.hostname, config.domain]) if (name !== undefined && !NAME.test(name)) return bad(`"${name}" is not a host or domain name`);
+  for (const name of [config.hostname, config.domain])
+    if (name !== undefined && !NAME.test(name)) return bad(`"${name}" is not a host or domain name`);
   const hosts = planHosts(config.hosts ?? {});
   if (!hosts.ok) return hosts;
   const maxConnections = config.maxConnections ?? 10_000;
-  if (!Number.isInteger(maxConnections) || maxConnections < 1 || maxConnections > 60_000) return bad('1 to 60,000 connections can be allowed');
+  if (!Number.isInteger(maxConnections) || maxConnections < 1 || maxConnections > 60_000)
+    return bad('1 to 60,000 connections can be allowed');
   return ok({
     network4,
     prefix4,

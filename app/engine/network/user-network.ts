@@ -29,14 +29,7 @@ import { Reassembly } from './link/reassembly.ts';
 import { ETHERNET_HEADER_BYTES, type FrameReceiver, MAX_FRAME_BYTES, type Offload, type SwitchablePort } from './network-port.ts';
 import { pseudoHeaderSum, sum16 } from './packet/checksum.ts';
 import { ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6 } from './packet/ethernet.ts';
-import {
-  ALL_DHCPV6_AGENTS,
-  BROADCAST_IPV4,
-  formatIp,
-  type IpAddress,
-  isAny,
-  isMulticast,
-} from './packet/ip-address.ts';
+import { ALL_DHCPV6_AGENTS, BROADCAST_IPV4, formatIp, type IpAddress, isAny, isMulticast } from './packet/ip-address.ts';
 import { IPPROTO_ICMP, IPPROTO_ICMPV6, IPPROTO_TCP, IPPROTO_UDP, type IpPacket, parseIpv4, parseIpv6 } from './packet/ip-packet.ts';
 import { isGroupMac } from './packet/mac-address.ts';
 import { parseUdp, type UdpDatagram } from './packet/udp-datagram.ts';
@@ -104,7 +97,12 @@ export class UserNetwork implements SwitchablePort {
     this.#routing = routing;
     this.#link = link;
     const nowMs = () => timers.nowMs();
-    const output = new IpOutput(plan.mac, plan.mtu, { link, neighbours: this.#neighbours, nowMs, solicit: (address) => this.#solicit(address) });
+    const output = new IpOutput(plan.mac, plan.mtu, {
+      link,
+      neighbours: this.#neighbours,
+      nowMs,
+      solicit: (address) => this.#solicit(address),
+    });
     this.#output = output;
     const isOurs = (address: IpAddress) => routing.isOurs(address);
     const isGuest = (address: IpAddress) => routing.isGuest(address);

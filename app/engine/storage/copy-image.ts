@@ -34,7 +34,8 @@ export async function copyDisk(source: BlockDevice, target: BlockDevice, options
   if (target.sizeBytes < source.sizeBytes) throw new StorageError('invalid', target.name, `the disk is smaller than ${source.name}`);
   const compressed = options.compress === true ? asCompressed(target) : null;
   const piece = compressed === null ? PIECE : compressed.clusterSize;
-  const copy = (offset: number, length: number): Promise<void> => copyPiece(source, target, compressed, offset, length, options.targetIsEmpty);
+  const copy = (offset: number, length: number): Promise<void> =>
+    copyPiece(source, target, compressed, offset, length, options.targetIsEmpty);
   const flight = new Flight(compressed === null ? IN_FLIGHT : MAX_COMPRESSED_PIECES);
   for await (const extent of aligned(source, piece)) {
     checkCancelled(target.name, options.signal);
@@ -138,7 +139,11 @@ async function readOrZero(device: BlockDevice, offset: number, into: Uint8Array)
 
 /** The ranges in which at least one of the two stores something. */
 async function* mapped(left: BlockDevice, right: BlockDevice): AsyncIterable<{ offset: number; length: number }> {
-  const walkers = [left, right].map((device) => ({ device, extents: device.map(0, device.sizeBytes)[Symbol.asyncIterator](), current: null as Extent | null }));
+  const walkers = [left, right].map((device) => ({
+    device,
+    extents: device.map(0, device.sizeBytes)[Symbol.asyncIterator](),
+    current: null as Extent | null,
+  }));
   const total = Math.max(left.sizeBytes, right.sizeBytes);
   for (let at = 0; at < total; ) {
     let data = false;

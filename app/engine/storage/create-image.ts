@@ -49,7 +49,11 @@ const OPTION_FORMATS: readonly (readonly [keyof CreateImageOptions, readonly Ima
 ];
 
 /** Makes the image at `path`; gives the paths of all files that it consists of, the image's own first. */
-export async function createImage(host: StorageHost, path: string, options: CreateImageOptions): Promise<Result<readonly string[], StorageError>> {
+export async function createImage(
+  host: StorageHost,
+  path: string,
+  options: CreateImageOptions,
+): Promise<Result<readonly string[], StorageError>> {
   const made: { readonly path: string; readonly file: HostFile }[] = [];
   const create = async (target: string): Promise<HostFile> => {
     const opened = await host.files.open(target, { access: 'write', create: 'new', lock: 'exclusive' });
@@ -97,7 +101,8 @@ async function sizeOf(host: StorageHost, file: HostFile, options: CreateImageOpt
     await backing.value.close();
   }
   if (size === undefined) throw new StorageError('invalid', file.name, 'a size is needed');
-  if (!Number.isSafeInteger(size) || size < 0 || size % 512 !== 0) throw new StorageError('invalid', file.name, `a disk's size is a multiple of 512 bytes`);
+  if (!Number.isSafeInteger(size) || size < 0 || size % 512 !== 0)
+    throw new StorageError('invalid', file.name, `a disk's size is a multiple of 512 bytes`);
   return size;
 }
 
@@ -119,7 +124,11 @@ async function write(
     case 'vhd':
       return createVhd(file, { sizeBytes, fixed, nowSeconds: options.nowSeconds }, host.entropy);
     case 'vhdx':
-      return createVhdx(file, { sizeBytes, fixed, ...(options.clusterSize === undefined ? {} : { blockSize: options.clusterSize }) }, host.entropy);
+      return createVhdx(
+        file,
+        { sizeBytes, fixed, ...(options.clusterSize === undefined ? {} : { blockSize: options.clusterSize }) },
+        host.entropy,
+      );
     case 'vmdk':
       return writeVmdk(host, file, options, create);
   }
@@ -132,14 +141,17 @@ async function writeQcow2(
 ): Promise<void> {
   const { backing, dataFile, ...rest } = options;
   if (dataFile !== undefined) {
-    if (/[\\/]/.test(dataFile.name)) throw new StorageError('invalid', file.name, "the external data file lies in the image's own folder; give its name only");
+    if (/[\\/]/.test(dataFile.name))
+      throw new StorageError('invalid', file.name, "the external data file lies in the image's own folder; give its name only");
     const data = await create(besides(file.path, dataFile.name));
     await data.truncate(alignUp(options.sizeBytes, 512));
     await data.flush();
   }
   await createQcow2(file, {
     ...rest,
-    ...(backing === undefined ? {} : { backing: { name: backing.name, format: backing.format === 'vhd' ? 'vpc' : (backing.format ?? 'raw') } }),
+    ...(backing === undefined
+      ? {}
+      : { backing: { name: backing.name, format: backing.format === 'vhd' ? 'vpc' : (backing.format ?? 'raw') } }),
     ...(dataFile === undefined ? {} : { dataFile }),
   });
 }

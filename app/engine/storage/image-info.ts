@@ -30,7 +30,11 @@ export async function imageInfo(device: BlockDevice): Promise<ImageInfo> {
   };
   if (!(device instanceof Qcow2Device)) return { ...common, backing: null, dataFile: null, features: [], snapshots: [] };
   const { header } = device;
-  const features = [`version ${header.version}`, `${header.refcountBits}-bit reference counts`, header.compression === 'zstd' ? 'zstd' : 'zlib'];
+  const features = [
+    `version ${header.version}`,
+    `${header.refcountBits}-bit reference counts`,
+    header.compression === 'zstd' ? 'zstd' : 'zlib',
+  ];
   if (header.lazyRefcounts) features.push('lazy reference counts');
   if (header.extendedL2) features.push('extended L2 entries');
   if (header.dataFileName !== null) features.push(header.dataFileRaw ? 'raw external data file' : 'external data file');
@@ -41,7 +45,13 @@ export async function imageInfo(device: BlockDevice): Promise<ImageInfo> {
     backing: header.backingName === null ? null : { name: header.backingName, format: header.backingFormat },
     dataFile: header.dataFileName,
     features,
-    snapshots: (await listSnapshots(device)).map(({ id, name, dateSeconds, vmStateBytes, diskBytes }) => ({ id, name, dateSeconds, vmStateBytes, diskBytes })),
+    snapshots: (await listSnapshots(device)).map(({ id, name, dateSeconds, vmStateBytes, diskBytes }) => ({
+      id,
+      name,
+      dateSeconds,
+      vmStateBytes,
+      diskBytes,
+    })),
   };
 }
 
@@ -66,7 +76,8 @@ export interface SnapshotAccess {
 }
 
 export function snapshotsOf(device: BlockDevice): SnapshotAccess {
-  if (!(device instanceof Qcow2Device)) throw new StorageError('unsupported', device.name, `${device.format} images have no internal snapshots; convert it to qcow2`);
+  if (!(device instanceof Qcow2Device))
+    throw new StorageError('unsupported', device.name, `${device.format} images have no internal snapshots; convert it to qcow2`);
   return {
     list: () => listSnapshots(device),
     create: (name, date) => createSnapshot(device, name, date),

@@ -53,7 +53,11 @@ interface Opening {
 }
 
 /** Opens the image at `path`; the caller closes the device. */
-export async function openImage(host: StorageHost, path: string, options: OpenImageOptions = {}): Promise<Result<BlockDevice, StorageError>> {
+export async function openImage(
+  host: StorageHost,
+  path: string,
+  options: OpenImageOptions = {},
+): Promise<Result<BlockDevice, StorageError>> {
   const opening: Opening = { host, references: options.references ?? 'folder', opened: [], options };
   try {
     const readOnly = options.readOnly === true || options.snapshot !== undefined;
@@ -78,7 +82,13 @@ async function openFile(opening: Opening, path: string, readOnly: boolean): Prom
   return file;
 }
 
-async function openLayer(opening: Opening, path: string, stored: ImageFormat | undefined, readOnly: boolean, depth: number): Promise<BlockDevice> {
+async function openLayer(
+  opening: Opening,
+  path: string,
+  stored: ImageFormat | undefined,
+  readOnly: boolean,
+  depth: number,
+): Promise<BlockDevice> {
   if (depth > MAX_CHAIN) throw new StorageError('unsupported', path, `a chain of more than ${MAX_CHAIN} backing files is not supported`);
   const file = await openFile(opening, path, readOnly);
   const format = stored ?? (await probeFormat(file));
@@ -105,10 +115,16 @@ async function openQcow2Layer(opening: Opening, file: HostFile, readOnly: boolea
   let dataFile: HostFile | null = null;
   if ((header.incompatible & 4) !== 0) {
     if (header.dataFileName === null) throw new StorageError('corrupt', file.name, 'the header does not name its external data file');
-    dataFile = await openFile(opening, await followReference(host.files, file, header.dataFileName, 'external data file', opening.references), readOnly);
+    dataFile = await openFile(
+      opening,
+      await followReference(host.files, file, header.dataFileName, 'external data file', opening.references),
+      readOnly,
+    );
   }
   const parent =
-    header.backingName === null ? null : await openParent(opening, file, header.backingName, storedFormat(file, header.backingFormat), 'backing file', depth);
+    header.backingName === null
+      ? null
+      : await openParent(opening, file, header.backingName, storedFormat(file, header.backingFormat), 'backing file', depth);
   const forRepair = options.forRepair === true && depth === 0;
   const device = await openQcow2(file, header, dataFile, parent, host.codec, { readOnly, forRepair });
   if (depth > 0 || options.snapshot === undefined) return device;
@@ -172,7 +188,12 @@ async function openVmdkLayer(opening: Opening, file: HostFile, readOnly: boolean
   const parts: VmdkPart[] = [];
   for (const extent of descriptor.extents) parts.push(await openExtent(opening, file, extent, readOnly));
   if (parts.length === 0) throw new StorageError('corrupt', file.name, 'the descriptor names no extents');
-  if (hasParent(descriptor)) throw new StorageError('unsupported', file.name, 'split VMDK images with a parent are not supported; convert it with "qemu-img convert"');
+  if (hasParent(descriptor))
+    throw new StorageError(
+      'unsupported',
+      file.name,
+      'split VMDK images with a parent are not supported; convert it with "qemu-img convert"',
+    );
   return new VmdkDisk(file.name, parts, readOnly, file);
 }
 
@@ -206,7 +227,8 @@ async function openExtent(
   const path = await followReference(opening.host.files, descriptor, extent.file, 'extent', opening.references);
   const file = await openFile(opening, path, readOnlyPart);
   if (extent.kind !== 'SPARSE') {
-    if (extent.startBytes + sizeBytes > (await file.size())) throw new StorageError('corrupt', file.name, 'the extent is shorter than the descriptor says; it is cut off');
+    if (extent.startBytes + sizeBytes > (await file.size()))
+      throw new StorageError('corrupt', file.name, 'the extent is shorter than the descriptor says; it is cut off');
     return { device: new RawDevice(file, { format: 'vmdk', start: extent.startBytes, sizeBytes, readOnly: readOnlyPart }), sizeBytes };
   }
   const header = await readSparseHeader(file);

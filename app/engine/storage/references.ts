@@ -15,9 +15,16 @@ export type ReferencePolicy = 'folder' | 'any';
 export const MAX_CHAIN = 64;
 
 /** The path that `reference`, found in `file`, may be opened at. `role` names it: "backing file". */
-export async function followReference(files: FileStore, file: HostFile, reference: string, role: string, policy: ReferencePolicy): Promise<string> {
+export async function followReference(
+  files: FileStore,
+  file: HostFile,
+  reference: string,
+  role: string,
+  policy: ReferencePolicy,
+): Promise<string> {
   const quoted = JSON.stringify(reference);
-  if (reference === '' || reference.includes('\0')) throw new StorageError('corrupt', file.name, `the name of its ${role} is empty or damaged`);
+  if (reference === '' || reference.includes('\0'))
+    throw new StorageError('corrupt', file.name, `the name of its ${role} is empty or damaged`);
   // A single letter is a drive.
   if (/^[A-Za-z][A-Za-z0-9+.-]+:/.test(reference)) {
     throw new StorageError('unsupported', file.name, `its ${role} ${quoted} is not a plain file; only files are supported`);

@@ -24,7 +24,7 @@ describe('structureOf', () => {
     expect(structure.isLoop).toEqual([false, true, false, false, false, false]);
     expect(structure.isMerge).toEqual([false, false, false, false, true, false]);
     expect(structure.dominator).toEqual([0, 0, 1, 1, 1, 4]);
-    expect(structure.children[1].toSorted()).toEqual([2, 3, 4]);
+    expect(structure.children[1].toSorted((a, b) => a - b)).toEqual([2, 3, 4]);
   });
 
   it('refuses the edge into the middle of a loop', () => {

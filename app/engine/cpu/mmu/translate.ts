@@ -219,12 +219,7 @@ function emitWalk(f: FunctionBuilder): void {
         });
         f.if(watched.eqz(), () => f.store('i64', slot, page, TLB_ENTRY.read));
         const code = load('i32_8u', load('i32', cpu, CPU.codeFlags).add(frame.wrap()));
-        f.if(
-          isWrite
-            .ne(0)
-            .and(code.or(watched).eqz()),
-          () => f.store('i64', slot, page, TLB_ENTRY.write),
-        );
+        f.if(isWrite.ne(0).and(code.or(watched).eqz()), () => f.store('i64', slot, page, TLB_ENTRY.write));
       },
     );
     f.return(host.add(va.wrap().and(4095)));

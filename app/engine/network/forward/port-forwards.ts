@@ -79,7 +79,7 @@ export class PortForwards {
       opened.value.close();
       return err({ kind: 'bad-forward', message: 'the network was closed meanwhile' });
     }
-    return ok(this.#keep(spec, opened.value.local, opened.value.close));
+    return ok(this.#keep(spec, opened.value.local, () => opened.value.close()));
   }
 
   /** False: there is no such forward. */
@@ -120,13 +120,16 @@ export class PortForwards {
       if (parseIp(spec.host.address) === undefined) return `"${spec.host.address}" is not an IP address of this host`;
       if (spec.guest.address === undefined) return undefined;
       const guest = parseIp(spec.guest.address);
-      return guest !== undefined && routing.isGuest(guest) ? undefined : `"${spec.guest.address}" is not an address for guests of this network`;
+      return guest !== undefined && routing.isGuest(guest)
+        ? undefined
+        : `"${spec.guest.address}" is not an address for guests of this network`;
     }
     const inside = parseIp(spec.guest.address);
     if (inside === undefined || !routing.isInside(inside)) return `"${spec.guest.address}" does not lie in the guest network`;
     const key = `${formatIp(inside)} ${spec.guest.port}`;
     const isUdp = spec.kind === 'guest-to-host' && spec.protocol === 'udp';
-    if (isUdp ? this.#udpTargets.has(key) : this.#tcpTargets.has(key)) return `${spec.guest.address} port ${spec.guest.port} is forwarded already`;
+    if (isUdp ? this.#udpTargets.has(key) : this.#tcpTargets.has(key))
+      return `${spec.guest.address} port ${spec.guest.port} is forwarded already`;
     if (spec.kind === 'guest-to-service') return undefined;
     if (!isPort(spec.host.port, 1)) return `${spec.host.port} is not a port`;
     const host = parseIp(spec.host.address);

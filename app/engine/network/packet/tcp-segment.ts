@@ -103,7 +103,8 @@ function parseOptions(bytes: Uint8Array, end: number): TcpOptions {
 
 function parseSack(bytes: Uint8Array, at: number, count: number): SequenceRange[] {
   const ranges: SequenceRange[] = [];
-  for (let i = 0; i < count && i < MAX_SACK_BLOCKS; i++) ranges.push({ start: get32(bytes, at + i * 8), end: get32(bytes, at + i * 8 + 4) });
+  for (let i = 0; i < count && i < MAX_SACK_BLOCKS; i++)
+    ranges.push({ start: get32(bytes, at + i * 8), end: get32(bytes, at + i * 8 + 4) });
   return ranges;
 }
 

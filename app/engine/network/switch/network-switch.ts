@@ -7,7 +7,14 @@
  * that does not take its frames loses them without slowing the others.
  */
 import { GuestLink, type LinkCounters } from '../link/guest-link.ts';
-import { ETHERNET_HEADER_BYTES, type FrameReceiver, MAX_FRAME_BYTES, type NetworkPort, type Offload, type SwitchablePort } from '../network-port.ts';
+import {
+  ETHERNET_HEADER_BYTES,
+  type FrameReceiver,
+  MAX_FRAME_BYTES,
+  type NetworkPort,
+  type Offload,
+  type SwitchablePort,
+} from '../network-port.ts';
 import { isGroupMac, macKey } from '../packet/mac-address.ts';
 
 const MAX_ADDRESSES = 1024;
@@ -53,7 +60,8 @@ export class NetworkSwitch {
   }
 
   #forward(from: SwitchPort, frame: Uint8Array, offload: Offload): boolean {
-    if (!this.#ports.has(from) || frame.length < ETHERNET_HEADER_BYTES || frame.length > MAX_FRAME_BYTES || isGroupMac(frame, 6)) return false;
+    if (!this.#ports.has(from) || frame.length < ETHERNET_HEADER_BYTES || frame.length > MAX_FRAME_BYTES || isGroupMac(frame, 6))
+      return false;
     this.#learn(macKey(frame, 6), from);
     const known = isGroupMac(frame) ? undefined : this.#learned.get(macKey(frame));
     if (known === from) return false;

@@ -70,7 +70,9 @@ export class TcpSender {
   #timedSequence: number | undefined;
   #timedMs = 0;
   #retries = 0;
+  /** Probes since the window closed: their distance grows. */
   #probes = 0;
+  #unansweredProbes = 0;
 
   constructor(initial: number, hooks: SenderHooks) {
     this.initial = initial;
@@ -122,7 +124,7 @@ export class TcpSender {
   acknowledge(segment: TcpSegment): AckOutcome {
     const ack = segment.acknowledgement;
     if (distance(ack, this.#max) > 0) return 'unsent';
-    this.#probes = 0;
+    this.#unansweredProbes = 0;
     const windowChanged = this.#updateWindow(segment);
     const advanced = distance(ack, this.#una);
     if (advanced > 0) return this.#advance(ack, advanced, segment);
@@ -159,7 +161,10 @@ export class TcpSender {
     if (newer < 0 || (newer === 0 && distance(segment.acknowledgement, this.#windowAck) < 0)) return false;
     const window = segment.window << this.#windowShift;
     const changed = window !== this.#window;
-    if (changed && this.#window === 0) this.#timer.clear();
+    if (changed && this.#window === 0) {
+      this.#timer.clear();
+      this.#probes = 0;
+    }
     this.#window = window;
     this.#maxWindow = Math.max(this.#maxWindow, window);
     this.#windowSequence = segment.sequence;
@@ -323,7 +328,8 @@ export class TcpSender {
 
   /** One byte into a closed window, so that an update that got lost comes again. */
   #probe(): void {
-    if (++this.#probes > MAX_RETRANSMISSIONS) {
+    this.#probes++;
+    if (++this.#unansweredProbes > MAX_RETRANSMISSIONS) {
       this.#hooks.gaveUp();
       return;
     }

@@ -216,7 +216,7 @@ describe('back-pressure', () => {
     // A few probes, with growing distance, and no data.
     const probes = net.guest.packets(6).slice(before);
     expect(probes.length).toBeGreaterThan(1);
-    expect(probes.length).toBeLessThan(12);
+    expect(probes.length).toBeLessThan(8);
     tcp.read();
     const done = await net.time.until(() => {
       feed();

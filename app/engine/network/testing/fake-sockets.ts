@@ -227,10 +227,7 @@ export class FakeSockets implements SocketHost {
     return stream;
   }
 
-  async listenTcp(
-    at: SocketAddress,
-    accept: (stream: HostStream) => StreamEvents | undefined,
-  ): Promise<Result<HostListener, SocketError>> {
+  async listenTcp(at: SocketAddress, accept: (stream: HostStream) => StreamEvents | undefined): Promise<Result<HostListener, SocketError>> {
     const port = at.port === 0 ? this.#nextPort++ : at.port;
     if (this.#listeners.has(port)) return err({ kind: 'in-use', message: `port ${port} is in use` });
     this.#listeners.set(port, accept);

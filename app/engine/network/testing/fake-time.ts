@@ -61,7 +61,10 @@ export class FakeTime implements Clock, Timers {
     const end = this.#nowMs + ms;
     await this.settle();
     for (;;) {
-      const next = this.#tasks.reduce<Task | undefined>((best, task) => (best === undefined || isBefore(task, best) ? task : best), undefined);
+      const next = this.#tasks.reduce<Task | undefined>(
+        (best, task) => (best === undefined || isBefore(task, best) ? task : best),
+        undefined,
+      );
       if (next === undefined || next.atMs > end) break;
       this.#tasks = this.#tasks.filter((task) => task !== next);
       this.#nowMs = Math.max(this.#nowMs, next.atMs);

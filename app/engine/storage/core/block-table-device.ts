@@ -97,7 +97,8 @@ export abstract class BlockTableDevice extends ImageDevice {
         runs.push(run);
         at += run.length;
       }
-      for (const run of runs) await this.writePayload(run.place, from.subarray(run.offset - offset, run.offset - offset + run.length), run.offset);
+      for (const run of runs)
+        await this.writePayload(run.place, from.subarray(run.offset - offset, run.offset - offset + run.length), run.offset);
       return true;
     });
     if (inPlace) return;

@@ -30,7 +30,8 @@ export const alignUp = (value: number, unit: number): number => {
   const over = value % unit;
   return over === 0 ? value : value + unit - over;
 };
-export const isPowerOfTwo = (value: number): boolean => value >= 1 && Number.isSafeInteger(value) && 2 ** Math.round(Math.log2(value)) === value;
+export const isPowerOfTwo = (value: number): boolean =>
+  value >= 1 && Number.isSafeInteger(value) && 2 ** Math.round(Math.log2(value)) === value;
 
 /** Latin-1 text up to the first zero byte. */
 export function text(bytes: Uint8Array): string {

@@ -94,7 +94,10 @@ export class MemoryFile implements HostFile {
     let chunk = this.#chunks.get(index);
     if (chunk === undefined) {
       if ((this.#chunks.size + 1) * CHUNK > this.#limitBytes) {
-        throw new FileError('no-space', `${this.name} has reached its limit of ${this.#limitBytes} bytes of memory; raise the limit or keep it in a file`);
+        throw new FileError(
+          'no-space',
+          `${this.name} has reached its limit of ${this.#limitBytes} bytes of memory; raise the limit or keep it in a file`,
+        );
       }
       chunk = new Uint8Array(CHUNK);
       this.#chunks.set(index, chunk);

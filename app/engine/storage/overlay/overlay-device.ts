@@ -39,7 +39,8 @@ export class OverlayDevice extends BlockTableDevice {
 
   /** Writes every change into the disk below, durably, and begins anew. When it fails or is cancelled, nothing is lost: call it again. */
   async commit(options: CommitOptions = {}): Promise<void> {
-    if (this.#base.readOnly) throw new StorageError('read-only', this.#base.name, 'the changes cannot be kept because the image is open for reading only');
+    if (this.#base.readOnly)
+      throw new StorageError('read-only', this.#base.name, 'the changes cannot be kept because the image is open for reading only');
     await this.alone(async () => {
       const pages = [...this.#pages].sort(([a], [b]) => a - b);
       const buffer = new Uint8Array(BLOCK);
@@ -47,7 +48,8 @@ export class OverlayDevice extends BlockTableDevice {
         options.onProgress?.(done / pages.length);
         for (let i = 0; i < PER_PAGE; i++) {
           if (page[i] === BLOCK_ABSENT) continue;
-          if (options.signal?.aborted === true) throw new StorageError('cancelled', this.#base.name, 'keeping the changes was cancelled; they are still there');
+          if (options.signal?.aborted === true)
+            throw new StorageError('cancelled', this.#base.name, 'keeping the changes was cancelled; they are still there');
           await this.#commitBlock((index * PER_PAGE + i) * BLOCK, page[i], buffer);
         }
       }

@@ -284,7 +284,11 @@ async function rebuildCounts(device: Qcow2Device, counts: ClusterCounts): Promis
     for (const index of stretches) entries = Math.max(entries, index + 1);
     tableClusters = Math.max(tableClusters, Math.ceil((entries * 8) / clusterSize));
     if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
-      throw new StorageError('no-space', device.name, 'the image is too large for its cluster size to be repaired; convert it to one with larger clusters');
+      throw new StorageError(
+        'no-space',
+        device.name,
+        'the image is too large for its cluster size to be repaired; convert it to one with larger clusters',
+      );
     }
     if (stretches.size + tableClusters === before) break;
   }
@@ -310,7 +314,8 @@ function encodeBlock(device: Qcow2Device, counts: ClusterCounts, first: number, 
   for (let i = 0; i < perBlock; i++) {
     const count = counts.get(first + i);
     if (count === 0) continue;
-    if (count > device.refcounts.maxCount) throw new StorageError('unsupported', device.name, `${count} uses of a cluster do not fit reference counts of ${bits} bits`);
+    if (count > device.refcounts.maxCount)
+      throw new StorageError('unsupported', device.name, `${count} uses of a cluster do not fit reference counts of ${bits} bits`);
     if (bits < 8) bytes[Math.floor((i * bits) / 8)] |= count << ((i * bits) % 8);
     else if (bits === 8) bytes[i] = count;
     else if (bits === 16) view.setUint16(i * 2, count);

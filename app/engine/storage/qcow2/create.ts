@@ -58,11 +58,14 @@ export async function createQcow2(file: HostFile, options: CreateQcow2Options): 
     throw invalid('a cluster size is a power of two from 512 bytes to 2 MiB');
   }
   if (!isPowerOfTwo(refcountBits) || refcountBits > 64) throw invalid('reference counts have 1, 2, 4, 8, 16, 32 or 64 bits');
-  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0 || sizeBytes > MAX_DISK_BYTES) throw invalid(`${sizeBytes} bytes is no possible size`);
-  const modern = refcountBits !== 16 || compression !== 'deflate' || extendedL2 || options.lazyRefcounts === true || options.dataFile !== undefined;
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0 || sizeBytes > MAX_DISK_BYTES)
+    throw invalid(`${sizeBytes} bytes is no possible size`);
+  const modern =
+    refcountBits !== 16 || compression !== 'deflate' || extendedL2 || options.lazyRefcounts === true || options.dataFile !== undefined;
   if (version < 3 && modern) throw invalid('version 2 images have none of the newer features; leave out the version');
   if (extendedL2 && clusterBits < 14) throw invalid('extended L2 entries need clusters of at least 16 KiB');
-  if (options.dataFile?.raw === true && options.backing !== undefined) throw invalid('a raw external data file and a backing file exclude each other');
+  if (options.dataFile?.raw === true && options.backing !== undefined)
+    throw invalid('a raw external data file and a backing file exclude each other');
   const l1Entries = l1EntriesFor({ clusterBits, extendedL2 }, sizeBytes);
   if (l1Entries * 8 > MAX_L1_BYTES) throw invalid(`clusters of ${clusterSize} bytes are too small for this size; use larger ones`);
 
@@ -82,12 +85,19 @@ export async function createQcow2(file: HostFile, options: CreateQcow2Options): 
   if (tableClusters * clusterSize > MAX_REFCOUNT_TABLE_BYTES) throw invalid('clusters this small do not suffice for this size');
   const used = 1 + tableClusters + blocks + l1Clusters;
 
-  const header = encodeHeader(options, { clusterBits, version, l1Entries, l1Offset: (1 + tableClusters + blocks) * clusterSize, tableClusters });
+  const header = encodeHeader(options, {
+    clusterBits,
+    version,
+    l1Entries,
+    l1Offset: (1 + tableClusters + blocks) * clusterSize,
+    tableClusters,
+  });
   if (header.length > clusterSize) throw invalid('the names do not fit into the header; use larger clusters or shorter names');
   const table = new Float64Array((tableClusters * clusterSize) / 8);
   for (let i = 0; i < blocks; i++) table[i] = (1 + tableClusters + i) * clusterSize;
   await file.truncate(used * clusterSize);
-  for (let i = 0; i < blocks; i++) await file.write(table[i], countBlock(clusterSize, refcountBits, Math.min(perBlock, used - i * perBlock)));
+  for (let i = 0; i < blocks; i++)
+    await file.write(table[i], countBlock(clusterSize, refcountBits, Math.min(perBlock, used - i * perBlock)));
   await file.write(clusterSize, encodeTable(table));
   // Last, so that a file that was not finished is no image.
   await file.write(0, header);
@@ -114,7 +124,8 @@ function encodeHeader(
   if (options.backing !== undefined) extensions.push(extension(EXTENSION_BACKING_FORMAT, encodeUtf8(options.backing.format)));
   if (options.dataFile !== undefined) extensions.push(extension(EXTENSION_DATA_FILE, encodeUtf8(options.dataFile.name)));
   const backing = options.backing === undefined ? new Uint8Array(0) : encodeUtf8(options.backing.name);
-  if (backing.length > MAX_BACKING_NAME) throw new StorageError('invalid', options.backing!.name, `the name is longer than ${MAX_BACKING_NAME} bytes`);
+  if (backing.length > MAX_BACKING_NAME)
+    throw new StorageError('invalid', options.backing!.name, `the name is longer than ${MAX_BACKING_NAME} bytes`);
   const fixed = version === 2 ? V2_HEADER_LENGTH : V3_HEADER_LENGTH;
   const end = extension(0, new Uint8Array(0));
   const length = (parts: readonly Uint8Array[]): number => parts.reduce((sum, part) => sum + part.length, 0);

@@ -102,21 +102,37 @@ export async function readHeader(file: HostFile): Promise<Qcow2Header> {
   const view = viewOf(first);
   const version = view.getUint32(4);
   if (version !== 2 && version !== 3) {
-    throw new StorageError('unsupported', file.name, `QCOW version ${version} is not supported, only 2 and 3; convert it with "qemu-img convert"`);
+    throw new StorageError(
+      'unsupported',
+      file.name,
+      `QCOW version ${version} is not supported, only 2 and 3; convert it with "qemu-img convert"`,
+    );
   }
   const clusterBits = view.getUint32(20);
-  if (clusterBits < MIN_CLUSTER_BITS || clusterBits > MAX_CLUSTER_BITS) throw fail(`a cluster size of 2^${clusterBits} bytes is impossible`);
+  if (clusterBits < MIN_CLUSTER_BITS || clusterBits > MAX_CLUSTER_BITS)
+    throw fail(`a cluster size of 2^${clusterBits} bytes is impossible`);
   const clusterSize = 2 ** clusterBits;
   const headerLength = version === 2 ? V2_HEADER_LENGTH : view.getUint32(FIELD.headerLength);
-  if (version === 3 && (count < V3_MIN_HEADER_LENGTH || headerLength < V3_MIN_HEADER_LENGTH || headerLength > clusterSize || headerLength % 8 !== 0)) {
+  if (
+    version === 3 &&
+    (count < V3_MIN_HEADER_LENGTH || headerLength < V3_MIN_HEADER_LENGTH || headerLength > clusterSize || headerLength % 8 !== 0)
+  ) {
     throw fail(`a header length of ${headerLength} bytes is impossible`);
   }
-  if (view.getUint32(32) !== 0) throw new StorageError('unsupported', file.name, 'encrypted images are not supported; convert it to a plain one with "qemu-img convert"');
+  if (view.getUint32(32) !== 0)
+    throw new StorageError(
+      'unsupported',
+      file.name,
+      'encrypted images are not supported; convert it to a plain one with "qemu-img convert"',
+    );
 
   const backingOffset = u64(view, 8);
   const backingSize = view.getUint32(16);
   const areaEnd = backingOffset === 0 ? clusterSize : Math.min(clusterSize, backingOffset);
-  if (backingOffset !== 0 && (backingSize > MAX_BACKING_NAME || backingOffset < headerLength || backingOffset + backingSize > clusterSize)) {
+  if (
+    backingOffset !== 0 &&
+    (backingSize > MAX_BACKING_NAME || backingOffset < headerLength || backingOffset + backingSize > clusterSize)
+  ) {
     throw fail("the backing file's name does not lie in the header's cluster");
   }
   const area = new Uint8Array(clusterSize);
@@ -140,7 +156,8 @@ export async function readHeader(file: HostFile): Promise<Qcow2Header> {
   }
   if (refcountOrder > 6) throw fail(`reference counts of 2^${refcountOrder} bits are impossible`);
   if (compressionType > 1) throw new StorageError('unsupported', file.name, `compression method ${compressionType} is not known here`);
-  if ((compressionType !== 0) !== ((incompatible & INCOMPAT_COMPRESSION) !== 0)) throw fail('the compression method and its feature bit contradict each other');
+  if ((compressionType !== 0) !== ((incompatible & INCOMPAT_COMPRESSION) !== 0))
+    throw fail('the compression method and its feature bit contradict each other');
   const extendedL2 = (incompatible & INCOMPAT_EXTENDED_L2) !== 0;
   if (extendedL2 && clusterBits < 14) throw fail('extended L2 entries need clusters of at least 16 KiB');
 
@@ -214,12 +231,14 @@ function checkTables(header: Qcow2Header, fileSize: number, fail: (message: stri
   if (header.l1Size < l1EntriesFor(header, header.sizeBytes)) throw fail('the L1 table is too small for the disk');
   if (header.l1Size > 0 && !inFile(header.l1TableOffset, header.l1Size * 8)) throw fail('the L1 table does not lie in the file');
   const refcountTableBytes = header.refcountTableClusters * clusterSize;
-  if (refcountTableBytes === 0 || refcountTableBytes > MAX_REFCOUNT_TABLE_BYTES) throw fail(`a table of reference counts of ${refcountTableBytes} bytes is impossible`);
+  if (refcountTableBytes === 0 || refcountTableBytes > MAX_REFCOUNT_TABLE_BYTES)
+    throw fail(`a table of reference counts of ${refcountTableBytes} bytes is impossible`);
   if (!inFile(header.refcountTableOffset, refcountTableBytes)) throw fail('the table of reference counts does not lie in the file');
   if (header.snapshotCount > MAX_SNAPSHOTS) throw fail(`${header.snapshotCount} snapshots are too many`);
   if (header.snapshotCount > 0 && !inFile(header.snapshotsOffset, 1)) throw fail('the table of snapshots does not lie in the file');
   const dataFile = (header.incompatible & INCOMPAT_DATA_FILE) !== 0;
-  if (dataFile && header.backingName !== null && header.dataFileRaw) throw fail('a raw external data file and a backing file exclude each other');
+  if (dataFile && header.backingName !== null && header.dataFileRaw)
+    throw fail('a raw external data file and a backing file exclude each other');
 }
 
 /** Entries of an L1 table for a disk of `sizeBytes`. */

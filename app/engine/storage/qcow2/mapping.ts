@@ -15,7 +15,15 @@ import { PageCache } from '../core/page-cache.ts';
 import { Mutex } from '../core/range-lock.ts';
 import { StorageError } from '../storage-error.ts';
 import type { Qcow2Header } from './format.ts';
-import { ABSENT_ENTRY, type ClusterEntry, decodeEntry, decodeTableEntry, encodeEntry, encodeTableEntry, type EntryFormat } from './l2-entry.ts';
+import {
+  ABSENT_ENTRY,
+  type ClusterEntry,
+  decodeEntry,
+  decodeTableEntry,
+  encodeEntry,
+  encodeTableEntry,
+  type EntryFormat,
+} from './l2-entry.ts';
 import type { Refcounts } from './refcounts.ts';
 
 const L2_CACHE_BYTES = 32 * 1024 * 1024;
@@ -45,7 +53,13 @@ export class Mapping {
   readonly #l1Dirty = new Set<number>();
 
   /** `release` takes what nothing in memory points to any more, to be freed once the file says so too. */
-  constructor(file: HostFile, header: Qcow2Header, refcounts: Refcounts, l1: Uint8Array, release: (offset: number, length: number) => void) {
+  constructor(
+    file: HostFile,
+    header: Qcow2Header,
+    refcounts: Refcounts,
+    l1: Uint8Array,
+    release: (offset: number, length: number) => void,
+  ) {
     this.#file = file;
     this.#refcounts = refcounts;
     this.#release = release;

@@ -29,7 +29,11 @@ export async function openQcow2(
   const fields = new HeaderFields(file, header.bytes.slice());
   const writes = !readOnly && options.forRepair !== true;
   if (writes && (header.incompatible & INCOMPAT_CORRUPT) !== 0) {
-    throw new StorageError('corrupt', file.name, 'the image is marked as damaged; open it for reading only, or run "paravane image check --repair"');
+    throw new StorageError(
+      'corrupt',
+      file.name,
+      'the image is marked as damaged; open it for reading only, or run "paravane image check --repair"',
+    );
   }
   const refcounts = await Refcounts.open(file, header, fields);
   const l1 = await Mapping.readL1(file, header.l1TableOffset, header.l1Size);

@@ -351,7 +351,11 @@ export class Qcow2Device extends ImageDevice {
       return length;
     }
     const entries = [entry];
-    const last = Math.min(Math.floor((offset + from.length - 1) / clusterSize), mapping.tableEnd(first) - 1, first + Math.max(1, MAX_BATCH_BYTES / clusterSize) - 1);
+    const last = Math.min(
+      Math.floor((offset + from.length - 1) / clusterSize),
+      mapping.tableEnd(first) - 1,
+      first + Math.max(1, MAX_BATCH_BYTES / clusterSize) - 1,
+    );
     for (let cluster = first + 1; cluster <= last; cluster++) {
       const next = await mapping.entry(cluster);
       if (!next.compressed && next.host >= 0 && next.copied) break;
@@ -385,7 +389,12 @@ export class Qcow2Device extends ImageDevice {
   }
 
   /** Several new clusters: only the first and the last have bytes that are not written. */
-  async #fillNew(offset: number, from: Uint8Array, entries: readonly ClusterEntry[], room: { offset: number; count: number; fresh: boolean }): Promise<void> {
+  async #fillNew(
+    offset: number,
+    from: Uint8Array,
+    entries: readonly ClusterEntry[],
+    room: { offset: number; count: number; fresh: boolean },
+  ): Promise<void> {
     const { clusterSize } = this;
     const first = Math.floor(offset / clusterSize);
     const end = offset + from.length;
@@ -401,7 +410,14 @@ export class Qcow2Device extends ImageDevice {
     }
     if (end % clusterSize !== 0) {
       stop = alignDown(end, clusterSize);
-      await this.#fillCluster(stop, from.subarray(stop - offset), entries[room.count - 1], room.offset + stop - first * clusterSize, room.fresh, true);
+      await this.#fillCluster(
+        stop,
+        from.subarray(stop - offset),
+        entries[room.count - 1],
+        room.offset + stop - first * clusterSize,
+        room.fresh,
+        true,
+      );
     }
     if (start < stop) await this.file.write(room.offset + start - first * clusterSize, from.subarray(start - offset, stop - offset));
   }
@@ -634,7 +650,8 @@ export class Qcow2Device extends ImageDevice {
       throw this.error('unsupported', 'a version 2 image with snapshots cannot change its size; convert it to version 3');
     }
     const entries = l1EntriesFor(this.header, newSizeBytes);
-    if (entries * 8 > MAX_L1_BYTES) throw this.error('invalid', 'the image cannot become that large; convert it to one with larger clusters');
+    if (entries * 8 > MAX_L1_BYTES)
+      throw this.error('invalid', 'the image cannot become that large; convert it to one with larger clusters');
     const old = this.sizeBytes;
     if (newSizeBytes < old) await this.doWriteZeroes(newSizeBytes, old - newSizeBytes, true);
     await this.alone(async () => {

@@ -137,7 +137,12 @@ export class Refcounts {
       for (let cluster = first; cluster <= last; cluster++) {
         const value = (await this.get(cluster)) + delta;
         if (value < 0) throw this.#corrupt(`cluster ${cluster} is used but its reference count is 0; run "paravane image check --repair"`);
-        if (value > this.maxCount) throw new StorageError('unsupported', this.#file.name, `reference counts of ${this.#bits} bits do not reach ${value}; convert the image to one with wider counts`);
+        if (value > this.maxCount)
+          throw new StorageError(
+            'unsupported',
+            this.#file.name,
+            `reference counts of ${this.#bits} bits do not reach ${value}; convert the image to one with wider counts`,
+          );
       }
       for (let cluster = first; cluster <= last; cluster++) await this.#set(cluster, (await this.get(cluster)) + delta);
     });
@@ -261,7 +266,11 @@ export class Refcounts {
       blocks = needed;
     }
     if (clusters * this.clusterSize > MAX_REFCOUNT_TABLE_BYTES) {
-      throw new StorageError('no-space', this.#file.name, 'the image has reached the largest size that its cluster size allows; convert it to one with larger clusters');
+      throw new StorageError(
+        'no-space',
+        this.#file.name,
+        'the image has reached the largest size that its cluster size allows; convert it to one with larger clusters',
+      );
     }
     const table = new Float64Array(clusters * perCluster);
     table.set(this.#table);
@@ -322,7 +331,8 @@ export class Refcounts {
         return page.view.getUint32(at);
       case 64: {
         const value = u64(page.view, at);
-        if (value > Number.MAX_SAFE_INTEGER) throw this.#corrupt('a reference count is impossibly large; run "paravane image check --repair"');
+        if (value > Number.MAX_SAFE_INTEGER)
+          throw this.#corrupt('a reference count is impossibly large; run "paravane image check --repair"');
         return value;
       }
       default:

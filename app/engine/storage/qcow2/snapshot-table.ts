@@ -44,7 +44,11 @@ export async function readSnapshotTable(
   return { snapshots, length: at };
 }
 
-async function readEntry(file: HostFile, offset: number, fail: (message: string) => StorageError): Promise<{ bytes: Uint8Array; length: number }> {
+async function readEntry(
+  file: HostFile,
+  offset: number,
+  fail: (message: string) => StorageError,
+): Promise<{ bytes: Uint8Array; length: number }> {
   // One read for everything usual; names and extra data are bounded by their 16-bit lengths and `MAX_EXTRA`.
   let bytes = new Uint8Array(4096);
   let have = await file.read(offset, bytes);

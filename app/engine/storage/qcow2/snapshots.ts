@@ -26,15 +26,25 @@ export function findSnapshot(snapshots: readonly Qcow2Snapshot[], nameOrId: stri
   return snapshots.find(({ name }) => name === nameOrId) ?? snapshots.find(({ id }) => id === nameOrId);
 }
 
-export async function createSnapshot(device: Qcow2Device, name: string, date: { seconds: number; nanoseconds: number }): Promise<Qcow2Snapshot> {
+export async function createSnapshot(
+  device: Qcow2Device,
+  name: string,
+  date: { seconds: number; nanoseconds: number },
+): Promise<Qcow2Snapshot> {
   refuse(device);
   if (name === '' || name.length > 255) throw new StorageError('invalid', device.name, "a snapshot's name has 1 to 255 characters");
   return device.alone(async () => {
     const table = await loadTable(device);
-    if (table.snapshots.some((other) => other.name === name)) throw new StorageError('exists', device.name, `there is a snapshot ${JSON.stringify(name)} already`);
-    if (table.snapshots.length >= MAX_SNAPSHOTS) throw new StorageError('invalid', device.name, `an image has at most ${MAX_SNAPSHOTS} snapshots; delete some`);
+    if (table.snapshots.some((other) => other.name === name))
+      throw new StorageError('exists', device.name, `there is a snapshot ${JSON.stringify(name)} already`);
+    if (table.snapshots.length >= MAX_SNAPSHOTS)
+      throw new StorageError('invalid', device.name, `an image has at most ${MAX_SNAPSHOTS} snapshots; delete some`);
     if (device.refcounts.maxCount < table.snapshots.length + 2) {
-      throw new StorageError('unsupported', device.name, 'the reference counts of this image are too narrow for another snapshot; convert it to one with wider counts');
+      throw new StorageError(
+        'unsupported',
+        device.name,
+        'the reference counts of this image are too narrow for another snapshot; convert it to one with wider counts',
+      );
     }
     const l1 = withoutCopied(device.mapping.l1);
     await changeTree(device, l1, 1);
@@ -102,13 +112,21 @@ export async function deleteSnapshot(device: Qcow2Device, nameOrId: string): Pro
 async function required(device: Qcow2Device, nameOrId: string): Promise<Qcow2Snapshot> {
   const snapshot = findSnapshot(await listSnapshots(device), nameOrId);
   if (snapshot !== undefined) return snapshot;
-  throw new StorageError('not-found', device.name, `there is no snapshot ${JSON.stringify(nameOrId)}; "paravane image snapshot list" lists them`);
+  throw new StorageError(
+    'not-found',
+    device.name,
+    `there is no snapshot ${JSON.stringify(nameOrId)}; "paravane image snapshot list" lists them`,
+  );
 }
 
 function refuse(device: Qcow2Device): void {
   if (device.readOnly) throw new StorageError('read-only', device.name, 'the disk image is open for reading only');
   if (device.dataFile !== device.file) {
-    throw new StorageError('unsupported', device.name, 'an image with an external data file cannot have internal snapshots; convert it first');
+    throw new StorageError(
+      'unsupported',
+      device.name,
+      'an image with an external data file cannot have internal snapshots; convert it first',
+    );
   }
 }
 

@@ -63,7 +63,13 @@ export async function exercise(device: BlockDevice, twin: Uint8Array, options: T
   }
 }
 
-function request(device: BlockDevice, twin: Uint8Array, random: Random, range: { start: number; end: number }, discard: boolean): Promise<void> {
+function request(
+  device: BlockDevice,
+  twin: Uint8Array,
+  random: Random,
+  range: { start: number; end: number },
+  discard: boolean,
+): Promise<void> {
   const length = range.end - range.start;
   const choice = random.next(20);
   if (choice < 9) {

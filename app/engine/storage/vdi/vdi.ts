@@ -92,7 +92,8 @@ export class VdiDevice extends BlockTableDevice {
     if (value === ZERO) return BLOCK_ZERO;
     const offset = this.#dataOffset + value * this.clusterSize;
     // GUEST: the table comes from the image.
-    if (value >= this.#blocks || offset >= this.fileEnd) throw this.error('corrupt', `block ${block} lies outside the file; it is cut off or damaged`);
+    if (value >= this.#blocks || offset >= this.fileEnd)
+      throw this.error('corrupt', `block ${block} lies outside the file; it is cut off or damaged`);
     return offset;
   }
 
@@ -184,11 +185,16 @@ export async function openVdi(file: HostFile, readOnly: boolean): Promise<VdiDev
   const view = viewOf(header);
   if (view.getUint32(FIELD.signature, true) !== SIGNATURE) throw fail('the file has no VDI header');
   const version = view.getUint32(FIELD.version, true);
-  if (version !== VERSION_1_1) throw new StorageError('unsupported', file.name, `VDI version ${version >>> 16}.${version & 0xffff} is not supported, only 1.1`);
+  if (version !== VERSION_1_1)
+    throw new StorageError('unsupported', file.name, `VDI version ${version >>> 16}.${version & 0xffff} is not supported, only 1.1`);
   const type = view.getUint32(FIELD.type, true);
   const linked = header.subarray(FIELD.uuidLink, FIELD.uuidLink + 16).some((byte) => byte !== 0);
   if ((type !== TYPE_DYNAMIC && type !== TYPE_FIXED) || linked) {
-    throw new StorageError('unsupported', file.name, 'differencing VDI images are not supported; merge it with its parent in VirtualBox first');
+    throw new StorageError(
+      'unsupported',
+      file.name,
+      'differencing VDI images are not supported; merge it with its parent in VirtualBox first',
+    );
   }
   const fileSize = await file.size();
   const blockSize = view.getUint32(FIELD.blockSize, true);
@@ -196,11 +202,19 @@ export async function openVdi(file: HostFile, readOnly: boolean): Promise<VdiDev
   const diskSize = u64(view, FIELD.diskSize, true);
   const mapOffset = view.getUint32(FIELD.mapOffset, true);
   const dataOffset = view.getUint32(FIELD.dataOffset, true);
-  if (view.getUint32(FIELD.blockExtra, true) !== 0) throw new StorageError('unsupported', file.name, 'blocks with extra data are not supported');
+  if (view.getUint32(FIELD.blockExtra, true) !== 0)
+    throw new StorageError('unsupported', file.name, 'blocks with extra data are not supported');
   if (view.getUint32(FIELD.sectorSize, true) !== SECTOR) throw fail('sectors of another size than 512 bytes are impossible');
-  if (!isPowerOfTwo(blockSize) || blockSize < 4096 || blockSize > 256 * 1024 * 1024) throw fail(`blocks of ${blockSize} bytes are impossible`);
-  if (!(diskSize <= MAX_DISK) || blocks > MAX_BLOCKS || blocks * blockSize < diskSize) throw fail('the size of the disk and the number of its blocks contradict each other');
-  if (mapOffset < FIELD.uuidLink + 16 || mapOffset % SECTOR !== 0 || mapOffset + blocks * 4 > dataOffset || (blocks > 0 && mapOffset + blocks * 4 > fileSize)) {
+  if (!isPowerOfTwo(blockSize) || blockSize < 4096 || blockSize > 256 * 1024 * 1024)
+    throw fail(`blocks of ${blockSize} bytes are impossible`);
+  if (!(diskSize <= MAX_DISK) || blocks > MAX_BLOCKS || blocks * blockSize < diskSize)
+    throw fail('the size of the disk and the number of its blocks contradict each other');
+  if (
+    mapOffset < FIELD.uuidLink + 16 ||
+    mapOffset % SECTOR !== 0 ||
+    mapOffset + blocks * 4 > dataOffset ||
+    (blocks > 0 && mapOffset + blocks * 4 > fileSize)
+  ) {
     throw fail('the table of blocks does not lie in the file');
   }
   if (dataOffset % SECTOR !== 0) throw fail('the data begins at an impossible place');

@@ -64,7 +64,13 @@ export function decodeDynamicHeader(bytes: Uint8Array): VhdDynamicHeader | null 
   if (view.getUint32(36) !== checksum(bytes, 36)) return null;
   let parentName = '';
   for (let at = 64; at < 64 + 512 && view.getUint16(at) !== 0; at += 2) parentName += String.fromCharCode(view.getUint16(at));
-  return { tableOffset: u64(view, 16), entries: view.getUint32(28), blockSize: view.getUint32(32), parentName, bytes: bytes.slice(0, DYNAMIC_HEADER_BYTES) };
+  return {
+    tableOffset: u64(view, 16),
+    entries: view.getUint32(28),
+    blockSize: view.getUint32(32),
+    parentName,
+    bytes: bytes.slice(0, DYNAMIC_HEADER_BYTES),
+  };
 }
 
 export interface NewFooter {
@@ -76,7 +82,11 @@ export interface NewFooter {
 export function encodeFooter({ sizeBytes, type, nowSeconds }: NewFooter, entropy: Entropy): Uint8Array {
   const bytes = new Uint8Array(FOOTER_BYTES);
   const view = viewOf(bytes);
-  const put = (at: number, value: string): void => bytes.set(Uint8Array.from(value, (c) => c.charCodeAt(0)), at);
+  const put = (at: number, value: string): void =>
+    bytes.set(
+      Uint8Array.from(value, (c) => c.charCodeAt(0)),
+      at,
+    );
   put(0, 'conectix');
   // Reserved bit 1 is always set; version 1.0.
   view.setUint32(8, 2);

@@ -78,7 +78,8 @@ export class VhdDevice extends BlockTableDevice {
     if (sector === UNUSED) return BLOCK_ABSENT;
     const offset = sector * VHD_SECTOR + this.#bitmapBytes;
     // GUEST: the table comes from the image.
-    if (sector * VHD_SECTOR < FOOTER_BYTES || offset >= this.fileEnd) throw this.error('corrupt', `block ${block} lies outside the file; it is cut off or damaged`);
+    if (sector * VHD_SECTOR < FOOTER_BYTES || offset >= this.fileEnd)
+      throw this.error('corrupt', `block ${block} lies outside the file; it is cut off or damaged`);
     return offset;
   }
 
@@ -124,7 +125,8 @@ export class VhdDevice extends BlockTableDevice {
   protected override doResize(newSizeBytes: number): Promise<void> {
     return this.alone(async () => {
       if (newSizeBytes % VHD_SECTOR !== 0) throw this.error('invalid', `a disk's size is a multiple of ${VHD_SECTOR} bytes`);
-      if (newSizeBytes < this.sizeBytes) throw this.error('unsupported', 'a dynamic VHD image cannot become smaller; convert it to a new one');
+      if (newSizeBytes < this.sizeBytes)
+        throw this.error('unsupported', 'a dynamic VHD image cannot become smaller; convert it to a new one');
       if (newSizeBytes > this.#entries * this.clusterSize || newSizeBytes > MAX_VHD_BYTES) {
         throw this.error('unsupported', 'the table of this VHD image has no room for that size; convert it to a new one');
       }
@@ -201,7 +203,8 @@ export async function readVhd(file: HostFile): Promise<VhdImage> {
   const fileSize = await file.size();
   const footer = await findFooter(file, fileSize);
   if (footer === null) throw fail('the file has no valid VHD footer');
-  if (!(footer.found.sizeBytes <= MAX_VHD_BYTES + VHD_SECTOR) || footer.found.sizeBytes % VHD_SECTOR !== 0) throw fail('the size of the disk is impossible');
+  if (!(footer.found.sizeBytes <= MAX_VHD_BYTES + VHD_SECTOR) || footer.found.sizeBytes % VHD_SECTOR !== 0)
+    throw fail('the size of the disk is impossible');
   if (footer.found.type === VHD_FIXED) {
     if (!footer.atEnd || footer.found.sizeBytes > footer.end) throw fail('the file is shorter than the disk');
     return { footer: footer.found, header: null, fileSize, end: footer.end };
@@ -213,7 +216,8 @@ export async function readVhd(file: HostFile): Promise<VhdImage> {
   await readExactly(file, footer.found.dynamicHeaderOffset, bytes, 'the dynamic header');
   const header = decodeDynamicHeader(bytes);
   if (header === null) throw fail('the dynamic header is damaged');
-  if (!isPowerOfTwo(header.blockSize) || header.blockSize < 4096 || header.blockSize > MAX_BLOCK) throw fail(`blocks of ${header.blockSize} bytes are impossible`);
+  if (!isPowerOfTwo(header.blockSize) || header.blockSize < 4096 || header.blockSize > MAX_BLOCK)
+    throw fail(`blocks of ${header.blockSize} bytes are impossible`);
   if (header.entries * header.blockSize < footer.found.sizeBytes) throw fail('the table of blocks is too small for the disk');
   const needed = Math.ceil(footer.found.sizeBytes / header.blockSize) * 4;
   if (header.tableOffset < FOOTER_BYTES || header.tableOffset % VHD_SECTOR !== 0 || header.tableOffset + needed > fileSize) {
@@ -290,4 +294,3 @@ export async function createVhd(file: HostFile, options: CreateVhdOptions, entro
   await file.write(0, footer);
   await file.flush();
 }
-

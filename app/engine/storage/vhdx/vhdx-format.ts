@@ -99,7 +99,8 @@ export async function readVhdxHeader(file: HostFile): Promise<VhdxHeader> {
   }
   if (!Number.isSafeInteger(header.sequence)) throw damaged(file, 'the sequence number of the header is impossible');
   const { logOffset, logBytes } = header;
-  if (logOffset < MIB || logOffset % MIB !== 0 || logBytes === 0 || logBytes % MIB !== 0 || logBytes > MAX_LOG_BYTES) throw damaged(file, 'the log has an impossible place');
+  if (logOffset < MIB || logOffset % MIB !== 0 || logBytes === 0 || logBytes % MIB !== 0 || logBytes > MAX_LOG_BYTES)
+    throw damaged(file, 'the log has an impossible place');
   return header;
 }
 
@@ -146,7 +147,13 @@ function decodeRegions(file: HostFile, bytes: Uint8Array, fileSize: number): { b
       if (required) throw new StorageError('unsupported', file.name, 'the image has a required region that is not known here');
       continue;
     }
-    if (region.offset < MIB || region.offset % MIB !== 0 || region.length === 0 || region.length % MIB !== 0 || !(region.offset + region.length <= Math.ceil(fileSize / MIB) * MIB)) {
+    if (
+      region.offset < MIB ||
+      region.offset % MIB !== 0 ||
+      region.length === 0 ||
+      region.length % MIB !== 0 ||
+      !(region.offset + region.length <= Math.ceil(fileSize / MIB) * MIB)
+    ) {
       throw damaged(file, 'a region does not lie in the file');
     }
     if (isBat) bat = region;
@@ -168,7 +175,8 @@ export async function readMetadata(file: HostFile, region: VhdxRegion): Promise<
     const at = 32 + i * 32;
     const id = KNOWN_ITEMS.find((known) => sameGuid(known, table.subarray(at, at + 16)));
     if (id === undefined) {
-      if ((view.getUint32(at + 24, true) & ITEM_IS_REQUIRED) !== 0) throw new StorageError('unsupported', file.name, 'the image has a required metadata item that is not known here');
+      if ((view.getUint32(at + 24, true) & ITEM_IS_REQUIRED) !== 0)
+        throw new StorageError('unsupported', file.name, 'the image has a required metadata item that is not known here');
       continue;
     }
     const offset = view.getUint32(at + 16, true);
@@ -191,7 +199,8 @@ export async function readMetadata(file: HostFile, region: VhdxRegion): Promise<
   const size = item(ITEM_DISK_SIZE);
   const sizeBytes = u64(size.view, 0, true);
   const logicalSector = item(ITEM_LOGICAL_SECTOR).view.getUint32(0, true);
-  if (blockSize < MIB || blockSize > 256 * MIB || 2 ** Math.round(Math.log2(blockSize)) !== blockSize) throw damaged(file, `blocks of ${blockSize} bytes are impossible`);
+  if (blockSize < MIB || blockSize > 256 * MIB || 2 ** Math.round(Math.log2(blockSize)) !== blockSize)
+    throw damaged(file, `blocks of ${blockSize} bytes are impossible`);
   if (logicalSector !== 512 && logicalSector !== 4096) throw damaged(file, `sectors of ${logicalSector} bytes are impossible`);
   if (!(sizeBytes <= MAX_DISK) || sizeBytes % logicalSector !== 0) throw damaged(file, 'the size of the disk is impossible');
   return { blockSize, sizeBytes, logicalSector, sizeAt: size.place };

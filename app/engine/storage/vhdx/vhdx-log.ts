@@ -54,7 +54,8 @@ export async function readLog(file: HostFile, header: VhdxHeader): Promise<LogRe
   const patches: LogPatch[] = [];
   for (const entry of sequence) {
     for (const patch of decodePatches(entry)) {
-      if (patch === null || !(patch.offset + patch.length <= head.lastFileOffset)) throw new StorageError('corrupt', file.name, 'the log is damaged');
+      if (patch === null || !(patch.offset + patch.length <= head.lastFileOffset))
+        throw new StorageError('corrupt', file.name, 'the log is damaged');
       patches.push(patch);
     }
   }
@@ -139,7 +140,8 @@ function* decodePatches(entry: Entry): Iterable<LogPatch | null> {
       yield { offset, length: u64(view, at + 8, true), bytes: null };
       continue;
     }
-    if (!startsWith(entry.bytes, 'desc', at) || sector + LOG_SECTOR > entry.length || !startsWith(entry.bytes, 'data', sector)) return yield null;
+    if (!startsWith(entry.bytes, 'desc', at) || sector + LOG_SECTOR > entry.length || !startsWith(entry.bytes, 'data', sector))
+      return yield null;
     const high = view.getUint32(sector + 4, true);
     const low = view.getUint32(sector + LOG_SECTOR - 4, true);
     if (high * 2 ** 32 + low !== entry.sequence) return yield null;
@@ -160,7 +162,11 @@ export function encodeEntry(
 ): Uint8Array {
   const bytes = new Uint8Array(LOG_SECTOR * (1 + patches.length));
   const view = viewOf(bytes);
-  const put = (at: number, signature: string): void => bytes.set(Uint8Array.from(signature, (c) => c.charCodeAt(0)), at);
+  const put = (at: number, signature: string): void =>
+    bytes.set(
+      Uint8Array.from(signature, (c) => c.charCodeAt(0)),
+      at,
+    );
   put(0, 'loge');
   view.setUint32(8, bytes.length, true);
   view.setUint32(12, 0, true);
@@ -193,7 +199,8 @@ export async function applyLog(file: HostFile, replay: LogReplay): Promise<void>
     if (bytes !== null) await file.write(offset, bytes);
     else {
       const zeros = new Uint8Array(Math.min(length, 1 << 20));
-      for (let at = 0; at < length; at += zeros.length) await file.write(offset + at, zeros.subarray(0, Math.min(zeros.length, length - at)));
+      for (let at = 0; at < length; at += zeros.length)
+        await file.write(offset + at, zeros.subarray(0, Math.min(zeros.length, length - at)));
     }
   }
   await file.flush();

@@ -61,7 +61,15 @@ export class VhdxDevice extends BlockTableDevice {
   #logSequence = 1;
   #logOpened: Promise<void> | null = null;
 
-  constructor(file: HostFile, header: VhdxHeader, metadata: VhdxMetadata, bat: VhdxRegion, entropy: Entropy, readOnly: boolean, fileSize: number) {
+  constructor(
+    file: HostFile,
+    header: VhdxHeader,
+    metadata: VhdxMetadata,
+    bat: VhdxRegion,
+    entropy: Entropy,
+    readOnly: boolean,
+    fileSize: number,
+  ) {
     super(file, {
       sizeBytes: metadata.sizeBytes,
       readOnly,
@@ -88,13 +96,15 @@ export class VhdxDevice extends BlockTableDevice {
     const page = this.#cache.peek(entry - at);
     if (page === undefined) return this.#cache.load(entry - at).then(() => this.lookup(block));
     const state = page.view.getUint8(at) & STATE_MASK;
-    if (state === BLOCK_PARTIALLY_PRESENT) throw this.error('corrupt', `block ${block} is marked as partly present, which only differencing images know`);
+    if (state === BLOCK_PARTIALLY_PRESENT)
+      throw this.error('corrupt', `block ${block} is marked as partly present, which only differencing images know`);
     if (state !== BLOCK_FULLY_PRESENT) return BLOCK_ABSENT;
     // Bits 20 to 63 are the offset in MiB.
     const value = u64(page.view, at, true);
     const place = value - (value % MIB);
     // GUEST: the table comes from the image.
-    if (!(place < this.fileEnd) || place < MIB) throw this.error('corrupt', `block ${block} lies outside the file; it is cut off or damaged`);
+    if (!(place < this.fileEnd) || place < MIB)
+      throw this.error('corrupt', `block ${block} lies outside the file; it is cut off or damaged`);
     return place;
   }
 
@@ -139,7 +149,8 @@ export class VhdxDevice extends BlockTableDevice {
       const metadata = { ...this.#metadata, sizeBytes: newSizeBytes };
       if (newSizeBytes % this.sectorSize !== 0) throw this.error('invalid', `a disk's size is a multiple of ${this.sectorSize} bytes`);
       if (newSizeBytes < this.sizeBytes) throw this.error('unsupported', 'a VHDX image cannot become smaller; convert it to a new one');
-      if (batEntries(metadata) * 8 > this.#bat.length) throw this.error('unsupported', 'the table of this VHDX image has no room for that size; convert it to a new one');
+      if (batEntries(metadata) * 8 > this.#bat.length)
+        throw this.error('unsupported', 'the table of this VHDX image has no room for that size; convert it to a new one');
       await this.flushTable();
       await this.#openLog();
       const first = Math.ceil(this.sizeBytes / this.clusterSize);
@@ -224,7 +235,8 @@ export async function openVhdx(file: HostFile, entropy: Entropy, readOnly: boole
   const fileSize = await seen.size();
   const regions = await readRegions(seen, fileSize);
   const metadata = await readMetadata(seen, regions.metadata);
-  if (batEntries(metadata) * 8 > regions.bat.length) throw new StorageError('corrupt', file.name, 'the table of blocks is too small for the disk');
+  if (batEntries(metadata) * 8 > regions.bat.length)
+    throw new StorageError('corrupt', file.name, 'the table of blocks is too small for the disk');
   return new VhdxDevice(seen, header, metadata, regions.bat, entropy, readOnly, fileSize);
 }
 
@@ -239,7 +251,8 @@ const LOG_BYTES = MIB;
 export async function createVhdx(file: HostFile, options: CreateVhdxOptions, entropy: Entropy): Promise<void> {
   const { sizeBytes, blockSize = 32 * MIB } = options;
   const invalid = (message: string): StorageError => new StorageError('invalid', file.name, message);
-  if (blockSize < MIB || blockSize > 256 * MIB || 2 ** Math.round(Math.log2(blockSize)) !== blockSize) throw invalid('the block size is a power of two from 1 to 256 MiB');
+  if (blockSize < MIB || blockSize > 256 * MIB || 2 ** Math.round(Math.log2(blockSize)) !== blockSize)
+    throw invalid('the block size is a power of two from 1 to 256 MiB');
   if (sizeBytes % 512 !== 0 || sizeBytes > 64 * 2 ** 40) throw invalid('a VHDX disk has a multiple of 512 bytes and at most 64 TiB');
   const metadata = { blockSize, sizeBytes, logicalSector: 512 };
   const entries = batEntries(metadata);
@@ -256,12 +269,20 @@ export async function createVhdx(file: HostFile, options: CreateVhdxOptions, ent
   for (const slot of [0, 1] as const) await file.write(HEADER_OFFSETS[slot], encodeHeader(slot, entropy));
   const identifier = new Uint8Array(64 * 1024);
   identifier.set(Uint8Array.from('vhdxfile', (c) => c.charCodeAt(0)));
-  for (const [i, character] of [...'Paravane'].entries()) identifier[8 + i * 2] = character.charCodeAt(0);
+  const creator = 'Paravane';
+  for (let i = 0; i < creator.length; i++) identifier[8 + i * 2] = creator.charCodeAt(i);
   await file.write(0, identifier);
   await file.flush();
 }
 
-async function writeFixedTable(file: HostFile, offset: number, entries: number, ratio: number, dataStart: number, blockSize: number): Promise<void> {
+async function writeFixedTable(
+  file: HostFile,
+  offset: number,
+  entries: number,
+  ratio: number,
+  dataStart: number,
+  blockSize: number,
+): Promise<void> {
   const step = 65_536;
   for (let first = 0; first < entries; first += step) {
     const part = new Uint8Array(Math.min(step, entries - first) * 8);
@@ -316,7 +337,12 @@ function encodeRegions(bat: VhdxRegion, metadata: VhdxRegion): Uint8Array {
   const view = viewOf(bytes);
   bytes.set(Uint8Array.from('regi', (c) => c.charCodeAt(0)));
   view.setUint32(8, 2, true);
-  for (const [i, [id, region]] of ([[GUID_BAT, bat], [GUID_METADATA, metadata]] as const).entries()) {
+  for (const [i, [id, region]] of (
+    [
+      [GUID_BAT, bat],
+      [GUID_METADATA, metadata],
+    ] as const
+  ).entries()) {
     const at = 16 + i * 32;
     bytes.set(id, at);
     setU64(view, at + 16, region.offset, true);

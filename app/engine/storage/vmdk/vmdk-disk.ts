@@ -50,11 +50,12 @@ export class VmdkDisk extends ImageDevice {
   }
 
   protected override async doWrite(offset: number, from: Uint8Array): Promise<void> {
-    for (const { part, offset: inside, length, at } of this.#pieces(offset, from.length)) await part.device!.write(inside, from.subarray(at, at + length));
+    for (const { part, offset: inside, length, at } of this.#pieces(offset, from.length))
+      await part.device!.write(inside, from.subarray(at, at + length));
   }
 
   protected override async doFlush(): Promise<void> {
-    await Promise.all(this.#parts.map(({ device }) => device?.flush()));
+    await Promise.all(this.#parts.map(async ({ device }) => device?.flush()));
   }
 
   protected override async doDiscard(offset: number, length: number): Promise<void> {
@@ -66,7 +67,9 @@ export class VmdkDisk extends ImageDevice {
   }
 
   protected override doResize(_newSizeBytes: number): Promise<void> {
-    return Promise.reject(this.error('unsupported', 'VMDK images cannot change their size; convert it to a new one of the size that you want'));
+    return Promise.reject(
+      this.error('unsupported', 'VMDK images cannot change their size; convert it to a new one of the size that you want'),
+    );
   }
 
   protected override async *doMap(offset: number, length: number): AsyncIterable<Extent> {

@@ -53,8 +53,10 @@ export async function readSparseHeader(file: HostFile): Promise<VmdkSparseHeader
   }
   const size = await file.size();
   const fail = (message: string): StorageError => new StorageError('corrupt', file.name, message);
-  if (header.version < 1 || header.version > 3) throw new StorageError('unsupported', file.name, `VMDK version ${header.version} is not supported, only 1 to 3`);
-  if (!isPowerOfTwo(header.grainBytes) || header.grainBytes < 4096 || header.grainBytes > MAX_GRAIN) throw fail(`grains of ${header.grainBytes} bytes are impossible`);
+  if (header.version < 1 || header.version > 3)
+    throw new StorageError('unsupported', file.name, `VMDK version ${header.version} is not supported, only 1 to 3`);
+  if (!isPowerOfTwo(header.grainBytes) || header.grainBytes < 4096 || header.grainBytes > MAX_GRAIN)
+    throw fail(`grains of ${header.grainBytes} bytes are impossible`);
   if (header.entriesPerTable !== ENTRIES_PER_TABLE) throw fail(`tables of ${header.entriesPerTable} grains are impossible`);
   if (!(header.capacityBytes <= 2 ** 51)) throw fail('the size of the disk is impossible');
   const directoryBytes = directoryEntries(header) * 4;
@@ -70,7 +72,12 @@ export async function readSparseHeader(file: HostFile): Promise<VmdkSparseHeader
 
 function decode(file: HostFile, bytes: Uint8Array): VmdkSparseHeader {
   if (!startsWith(bytes, 'KDMV')) {
-    if (startsWith(bytes, 'COWD')) throw new StorageError('unsupported', file.name, 'VMDK images of old ESX hosts are not supported; convert it with "qemu-img convert"');
+    if (startsWith(bytes, 'COWD'))
+      throw new StorageError(
+        'unsupported',
+        file.name,
+        'VMDK images of old ESX hosts are not supported; convert it with "qemu-img convert"',
+      );
     throw new StorageError('corrupt', file.name, 'the file has no VMDK header');
   }
   const view = viewOf(bytes);
@@ -146,7 +153,8 @@ export class VmdkSparseDevice extends BlockTableDevice {
     if (sector === GRAIN_ZERO && this.#zeroGrains) return BLOCK_ZERO;
     const place = sector * SECTOR;
     // GUEST: the table comes from the image. A grain cannot lie where the header is.
-    if (place >= this.fileEnd || place < SECTOR) throw this.error('corrupt', `grain ${block} lies outside the file; it is cut off or damaged`);
+    if (place >= this.fileEnd || place < SECTOR)
+      throw this.error('corrupt', `grain ${block} lies outside the file; it is cut off or damaged`);
     return place;
   }
 
@@ -186,7 +194,9 @@ export class VmdkSparseDevice extends BlockTableDevice {
   }
 
   protected override doResize(_newSizeBytes: number): Promise<void> {
-    return Promise.reject(this.error('unsupported', 'VMDK images cannot change their size; convert it to a new one of the size that you want'));
+    return Promise.reject(
+      this.error('unsupported', 'VMDK images cannot change their size; convert it to a new one of the size that you want'),
+    );
   }
 
   protected override async readPayload(place: number, into: Uint8Array, offset: number): Promise<void> {
@@ -204,7 +214,8 @@ export class VmdkSparseDevice extends BlockTableDevice {
     const view = viewOf(head);
     const length = markers ? view.getUint32(8, true) : view.getUint32(0, true);
     // GUEST: compression makes a grain a little longer at worst.
-    if (length > this.clusterSize * 2 || (markers && u64(view, 0, true) * SECTOR !== offset)) throw this.error('corrupt', `the compressed grain for ${offset} is damaged`);
+    if (length > this.clusterSize * 2 || (markers && u64(view, 0, true) * SECTOR !== offset))
+      throw this.error('corrupt', `the compressed grain for ${offset} is damaged`);
     const packed = new Uint8Array(length);
     await readExactly(this.file, place + (markers ? 12 : 4), packed, 'a compressed grain');
     const whole = Math.min(this.clusterSize, this.sizeBytes - offset);
@@ -241,7 +252,10 @@ export class VmdkSparseDevice extends BlockTableDevice {
   async #ensureTable(block: number): Promise<void> {
     const index = Math.floor(block / ENTRIES_PER_TABLE);
     const bytes = ENTRIES_PER_TABLE * 4;
-    for (const [directory, offset] of [[this.#directory, this.#header.directory], [this.#redundant, this.#header.redundantDirectory]] as const) {
+    for (const [directory, offset] of [
+      [this.#directory, this.#header.directory],
+      [this.#redundant, this.#header.redundantDirectory],
+    ] as const) {
       if (directory.length === 0 || directory[index] !== 0) continue;
       const place = alignUp(this.fileEnd, SECTOR);
       this.fileEnd = place + bytes;
@@ -311,7 +325,8 @@ export async function createSparseExtent(file: HostFile, sizeBytes: number, desc
     await file.write(at * SECTOR, directory);
   }
   if (descriptor !== null) {
-    if (descriptor.length > DESCRIPTOR_SECTORS * SECTOR) throw new StorageError('invalid', file.name, 'the name is too long for the descriptor');
+    if (descriptor.length > DESCRIPTOR_SECTORS * SECTOR)
+      throw new StorageError('invalid', file.name, 'the name is too long for the descriptor');
     await file.write(SECTOR, descriptor);
   }
   await file.write(0, header);
