@@ -23,6 +23,8 @@ export interface CheckReport {
   readonly errors: number;
   /** Clusters that are counted although nothing points to them: wasted room, no danger. */
   readonly leaks: number;
+  /** Flags that contradict the counts without danger: interrupted work on snapshots leaves them. */
+  readonly staleFlags: number;
   /** Errors that repair cannot undo: pointers out of the file. */
   readonly unrepairable: number;
   readonly repaired: boolean;
@@ -81,11 +83,11 @@ class Checker {
   errors = 0;
   leaks = 0;
   unrepairable = 0;
+  staleFlags = 0;
   allocated = 0;
   compressed = 0;
   /** Flags of the active tables to be compared with counts later: cluster, flag. */
   readonly #flags: { readonly cluster: number; readonly copied: boolean; readonly what: string }[] = [];
-  flagErrors = 0;
 
   constructor(device: Qcow2Device, options: CheckOptions) {
     this.#device = device;
@@ -131,24 +133,25 @@ class Checker {
       if (index >= table.length || table[index] === 0) this.#error(`cluster ${cluster} is used but not counted`);
     }
     for (const { cluster, copied, what } of this.#flags) {
-      // A count that is wrong itself was reported; the flag is judged by what the count should be.
-      if (copied === (this.counts.get(cluster) === 1)) continue;
-      this.flagErrors++;
-      this.#error(`${what}: the flag of cluster ${cluster} contradicts its ${this.counts.get(cluster)} uses`);
+      const counted = await this.#counted(cluster);
+      if (counted === null || copied === (counted === 1)) continue;
+      const finding = `${what}: the flag of cluster ${cluster} contradicts its count of ${counted}`;
+      // What is used once may be written in place, whatever its count is.
+      if (copied && this.counts.get(cluster) > 1) this.#error(finding);
+      else {
+        this.staleFlags++;
+        this.#find(finding);
+      }
     }
   }
 
-  /** Every finding so far is about counts and flags, which are made anew. */
   #shape(): { device: Qcow2Device; perBlock: number } {
     return { device: this.#device, perBlock: (this.#device.clusterSize * 8) / this.#device.header.refcountBits };
   }
 
   async #compareOne(cluster: number, judgeLeaks: boolean): Promise<void> {
-    let counted: number;
-    try {
-      counted = await this.#device.refcounts.get(cluster);
-    } catch (error) {
-      if (!(error instanceof StorageError) || error.kind !== 'corrupt') throw error;
+    const counted = await this.#counted(cluster);
+    if (counted === null) {
       this.#error(`the reference count of cluster ${cluster} is unreadable`);
       return;
     }
@@ -157,6 +160,16 @@ class Checker {
     else if (counted > used && judgeLeaks) {
       this.leaks++;
       this.#find(`cluster ${cluster} is counted ${counted} times but used ${used} times`);
+    }
+  }
+
+  /** What the file counts; null: that cannot be read. */
+  async #counted(cluster: number): Promise<number | null> {
+    try {
+      return await this.#device.refcounts.get(cluster);
+    } catch (error) {
+      if (!(error instanceof StorageError) || error.kind !== 'corrupt') throw error;
+      return null;
     }
   }
 
@@ -243,7 +256,7 @@ async function check(device: Qcow2Device, options: CheckOptions): Promise<CheckR
   const bitmaps = device.header.staleAutoclear;
   await checker.compare(!bitmaps);
   const marked = (device.header.incompatible & (INCOMPAT_DIRTY | INCOMPAT_CORRUPT)) !== 0;
-  const wanted = options.repair === true && (marked || checker.errors > 0 || checker.leaks > 0);
+  const wanted = options.repair === true && (marked || checker.errors > 0 || checker.leaks > 0 || checker.staleFlags > 0);
   if (wanted) {
     await rebuildCounts(device, counts);
     await refreshCopied(device);
@@ -253,6 +266,7 @@ async function check(device: Qcow2Device, options: CheckOptions): Promise<CheckR
   return {
     errors: checker.errors,
     leaks: checker.leaks,
+    staleFlags: checker.staleFlags,
     unrepairable: checker.unrepairable,
     repaired: wanted,
     allocatedClusters: checker.allocated,

@@ -194,16 +194,23 @@ export function unwrap<T>(result: Result<T, Error>): T {
   return result.value;
 }
 
-/** A real folder that holds a host's files while `work` runs, for programs that judge them; what they change comes back. */
-export async function inFolder<T>(files: TestFiles, work: (folder: string) => T): Promise<T> {
+/** A real folder that holds a host's files while `work` runs, for programs that judge them. */
+export async function withFolder<T>(files: TestFiles, work: (folder: string) => T): Promise<T> {
   const folder = mkdtempSync(join(tmpdir(), 'paravane-storage-'));
   try {
     for (const name of files.contents.keys()) writeFileSync(join(folder, name), await files.bytes(name));
+    return work(folder);
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
+}
+
+/** The same for programs that make or change files: all of the folder comes back. */
+export function changedInFolder<T>(files: TestFiles, work: (folder: string) => T): Promise<T> {
+  return withFolder(files, (folder) => {
     const result = work(folder);
     files.contents.clear();
     for (const name of readdirSync(folder)) files.put(name, readFileSync(join(folder, name)));
     return result;
-  } finally {
-    rmSync(folder, { recursive: true, force: true });
-  }
+  });
 }

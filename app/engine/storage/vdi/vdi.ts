@@ -6,6 +6,7 @@
  * number that the header gives as the count of allocated ones, so blocks never leave the table.
  *
  * The count in the header is written before the table: after a crash it may be too high (a lost block), never too low (a block twice).
+ * So the table is read once before the first write, and numbers that nothing uses are given out again.
  * Left out: differencing images (their parent is named by identifier only) and blocks with extra data, both refused.
  */
 import type { Entropy } from '../../host/entropy.ts';
@@ -28,8 +29,10 @@ const SECTOR = 512;
 /** Not larger: a page must not reach beyond the table, whose neighbours are written otherwise. */
 const PAGE = 512;
 const CACHE_BYTES = 16 * 1024 * 1024;
+const USED_STEP = 65_536;
 const ZERO_STEP = 1024 * 1024;
-const MAX_BLOCKS = 0x3fff_ffff;
+/** 64 TiB with blocks of 1 MiB; the map of used numbers has a byte for each. */
+const MAX_BLOCKS = 64 * 1024 * 1024;
 const MAX_DISK = 2 ** 51;
 
 const FIELD = {
@@ -60,6 +63,8 @@ export class VdiDevice extends BlockTableDevice {
   #blocks: number;
   #allocated: number;
   #writtenAllocated: number;
+  /** Known from the first allocation on. */
+  #used: Uint8Array | null = null;
 
   constructor(file: HostFile, header: Uint8Array, readOnly: boolean, fileSize: number) {
     const view = viewOf(header);
@@ -98,18 +103,43 @@ export class VdiDevice extends BlockTableDevice {
   }
 
   protected override async reserve(_block: number, count: number): Promise<{ place: number; count: number }> {
-    const free = Math.min(count, this.#blocks - this.#allocated);
-    if (free <= 0) throw this.error('corrupt', 'the header counts more blocks than the disk has');
-    const place = this.#dataOffset + this.#allocated * this.clusterSize;
-    const end = place + free * this.clusterSize;
-    // What an interrupted session left behind the last block is not zero.
-    for (let at = place; at < Math.min(end, this.fileEnd); at += ZERO_STEP) {
-      await this.file.write(at, zeros(Math.min(ZERO_STEP, Math.min(end, this.fileEnd) - at)));
+    this.#used ??= await this.#readUsed();
+    let first = this.#allocated;
+    let free = Math.min(count, this.#blocks - first);
+    if (free <= 0) {
+      first = this.#used.indexOf(0);
+      free = 1;
+      if (first < 0) throw this.error('corrupt', 'every block of the image is in use, and some by several parts of the disk');
     }
+    const place = this.#dataOffset + first * this.clusterSize;
+    const end = place + free * this.clusterSize;
+    // What an interrupted session left there is not zero.
+    const old = Math.min(end, this.fileEnd);
+    for (let at = place; at < old; at += ZERO_STEP) await this.file.write(at, zeros(Math.min(ZERO_STEP, old - at)));
     if (end > this.fileEnd) await this.file.truncate(end);
-    this.#allocated += free;
+    this.#used.fill(1, first, first + free);
+    this.#allocated = Math.max(this.#allocated, first + free);
     this.fileEnd = Math.max(this.fileEnd, end);
     return { place, count: free };
+  }
+
+  /** One byte for each block number: whether the table has it. Numbers behind the last one that is used are all free. */
+  async #readUsed(): Promise<Uint8Array> {
+    const used = new Uint8Array(this.#blocks);
+    let end = 0;
+    for (let first = 0; first < this.#blocks; first += USED_STEP) {
+      const part = new Uint8Array(Math.min(USED_STEP, this.#blocks - first) * 4);
+      await readExactly(this.file, this.#mapOffset + first * 4, part, 'the table of blocks');
+      const view = viewOf(part);
+      for (let at = 0; at < part.length; at += 4) {
+        const value = view.getUint32(at, true);
+        if (value >= this.#blocks) continue;
+        used[value] = 1;
+        end = Math.max(end, value + 1);
+      }
+    }
+    this.#allocated = end;
+    return used;
   }
 
   protected override async link(block: number, place: number): Promise<void> {
@@ -146,6 +176,7 @@ export class VdiDevice extends BlockTableDevice {
       await this.flushTable();
       for (let block = this.#blocks; block < blocks; block++) await this.#set(block, FREE);
       this.#blocks = blocks;
+      this.#used = null;
       const wasFixed = this.#view.getUint32(FIELD.type, true) === TYPE_FIXED;
       // New blocks are allocated when they are written.
       if (wasFixed) this.#view.setUint32(FIELD.type, TYPE_DYNAMIC, true);
