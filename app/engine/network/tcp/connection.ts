@@ -95,6 +95,8 @@ const SYN_TIMEOUTS_MS = [1000, 2000, 4000, 8000, 16_000];
 const TIME_WAIT_MS = 10_000;
 const KEEPALIVE_INTERVAL_MS = 30_000;
 const KEEPALIVE_PROBES = 8;
+/** Segments without content that make no sense are answered this often: two confused ends must not answer each other for ever. */
+const CHALLENGE_MS = 100;
 const NO_SACK: readonly SequenceRange[] = [];
 
 export class TcpConnection {
@@ -120,6 +122,7 @@ export class TcpConnection {
   readonly #stateTimer: Deadline;
   #attempts = 0;
   #probes = 0;
+  #challengedMs = Number.NEGATIVE_INFINITY;
   #heardMs: number;
 
   /** To be given an application, and then to be opened, or started by the guest's SYN. */
@@ -275,17 +278,17 @@ export class TcpConnection {
     const { flags } = segment;
     const length = segment.payload.length + (flags & FIN);
     if (!receiver.isAcceptable(segment.sequence, length + ((flags & SYN) >> 1))) {
-      if ((flags & RST) === 0) this.#sendAck();
+      if ((flags & RST) === 0) this.#challenge(length);
       return;
     }
     if ((flags & RST) !== 0) {
       if (segment.sequence === receiver.next) this.#end(this.#state === 'syn-received' ? 'refused' : 'reset', false);
-      else if (receiver.isInWindow(segment.sequence)) this.#sendAck();
+      else if (receiver.isInWindow(segment.sequence)) this.#challenge(0);
       return;
     }
     if ((flags & SYN) !== 0) {
       if (this.#state === 'syn-received') this.#sendSyn();
-      else this.#sendAck();
+      else this.#challenge(0);
       return;
     }
     if ((flags & ACK) === 0) return;
@@ -298,7 +301,7 @@ export class TcpConnection {
     }
     const outcome = this.#sender.acknowledge(segment);
     if (outcome === 'unsent') {
-      this.#sendAck();
+      this.#challenge(length);
       return;
     }
     if (outcome === 'fin') this.#finAcknowledged();
@@ -460,6 +463,14 @@ export class TcpConnection {
   #sendAck(): void {
     if (this.#state === 'closed' || this.#state === 'connecting') return;
     this.#transmit(this.#sender.next, ACK, 0, 0);
+  }
+
+  /** Answers what does not fit the connection with where it stands (RFC 5961 §7). */
+  #challenge(contentBytes: number): void {
+    const now = this.#heardMs;
+    if (contentBytes === 0 && now - this.#challengedMs < CHALLENGE_MS) return;
+    this.#challengedMs = now;
+    this.#sendAck();
   }
 
   #emitData(sequence: number, offset: number, length: number, fin: boolean, mss: number): void {

@@ -74,7 +74,8 @@ export class SimGuest implements FrameReceiver {
   readonly time: FakeTime;
   readonly address: string;
   readonly seen: SeenPacket[] = [];
-  readonly tcp = new Map<number, SimTcp>();
+  /** By `remote:port>local port`. */
+  readonly tcp = new Map<string, SimTcp>();
   /** Guest ports that accept connections. */
   readonly listening = new Map<number, (connection: SimTcp) => void>();
   faults: WireFaults | undefined;
@@ -98,7 +99,7 @@ export class SimGuest implements FrameReceiver {
 
   connect(to: string, port: number): SimTcp {
     const connection = new SimTcp(this, to, port, this.#nextPort++);
-    this.tcp.set(connection.localPort, connection);
+    this.tcp.set(`${to}:${port}>${connection.localPort}`, connection);
     connection.open();
     return connection;
   }
@@ -169,10 +170,12 @@ export class SimGuest implements FrameReceiver {
     const localPort = view.getUint16(at + 2);
     const isSyn = (frame[at + 13] & 0x12) === 2;
     const accept = this.listening.get(localPort);
-    let connection = this.tcp.get(localPort);
+    const remote = frame.subarray(26, 30).join('.');
+    const key = `${remote}:${view.getUint16(at)}>${localPort}`;
+    let connection = this.tcp.get(key);
     if (connection === undefined && isSyn && accept !== undefined) {
-      connection = new SimTcp(this, frame.subarray(26, 30).join('.'), view.getUint16(at), localPort);
-      this.tcp.set(localPort, connection);
+      connection = new SimTcp(this, remote, view.getUint16(at), localPort);
+      this.tcp.set(key, connection);
       accept(connection);
     }
     connection?.arrived(packet);
