@@ -47,6 +47,8 @@ export abstract class BlockTableDevice extends ImageDevice {
   readonly #flushes = new JoinedRuns(() => this.flushTable());
   /** Room is given out, and tables are made, one at a time. */
   readonly #reserveTurn = new Mutex();
+  /** Room that was given out for a block whose write then failed. */
+  readonly #spare: number[] = [];
   /** Payload of the file: new blocks go here. */
   protected fileEnd: number;
 
@@ -191,14 +193,37 @@ export abstract class BlockTableDevice extends ImageDevice {
     const first = Math.floor(run.offset / size);
     const last = Math.floor((run.offset + run.length - 1) / size);
     for (let block = first; block <= last; ) {
-      const wanted = block;
-      const { place, count } = await this.#reserveTurn.run(() => this.reserve(wanted, last - wanted + 1));
+      const { place, count } = await this.#room(block, last - block + 1);
       const start = Math.max(run.offset, block * size);
       const end = Math.min(run.offset + run.length, (block + count) * size);
-      await this.#fillNew(block, count, place, start, from.subarray(start - run.offset, end - run.offset), run.place === BLOCK_ABSENT);
-      for (let i = 0; i < count; i++) await this.link(block + i, place + i * size);
+      let linked = 0;
+      try {
+        await this.#fillNew(block, count, place, start, from.subarray(start - run.offset, end - run.offset), run.place === BLOCK_ABSENT);
+        for (; linked < count; linked++) await this.link(block + linked, place + linked * size);
+      } catch (error) {
+        // Whoever writes again and again to a full disk must not make the file longer each time.
+        for (; linked < count; linked++) this.#spare.push(place + linked * size);
+        throw error;
+      }
       block += count;
     }
+  }
+
+  /** All room was given back. */
+  protected forgetRoom(): void {
+    this.#spare.length = 0;
+  }
+
+  async #room(block: number, count: number): Promise<{ place: number; count: number }> {
+    const place = this.#spare.pop();
+    if (place === undefined) return this.#reserveTurn.run(() => this.reserve(block, count));
+    try {
+      await this.#zeroPlaces({ offset: block * this.clusterSize, length: this.clusterSize, place });
+    } catch (error) {
+      this.#spare.push(place);
+      throw error;
+    }
+    return { place, count: 1 };
   }
 
   /** Writes new blocks: `from` where it belongs, around it what the disk showed there before. New room in the file reads as zeros. */

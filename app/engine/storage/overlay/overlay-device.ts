@@ -74,6 +74,7 @@ export class OverlayDevice extends BlockTableDevice {
   async #empty(): Promise<void> {
     this.#pages.clear();
     this.fileEnd = 0;
+    this.forgetRoom();
     await this.file.truncate(0);
   }
 

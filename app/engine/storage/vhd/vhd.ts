@@ -87,9 +87,9 @@ export class VhdDevice extends BlockTableDevice {
     const start = alignUp(this.fileEnd, VHD_SECTOR);
     const end = start + this.#bitmapBytes + this.clusterSize;
     await this.file.write(end, this.#footer);
-    this.fileEnd = end;
     // Where the old footer stood is the new block's bitmap, which is at least as long.
     await this.file.write(start, this.#fullBitmap);
+    this.fileEnd = end;
     return { place: start + this.#bitmapBytes, count: 1 };
   }
 
