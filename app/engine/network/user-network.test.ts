@@ -299,9 +299,8 @@ describe('DNS', () => {
     ask(net, query('nowhere.example', 16));
     ask(net, Uint8Array.from([...query('x').subarray(0, 12), 70, 0, 0, 1, 0, 1]));
     await net.time.advance(10);
-    expect(answers(net).map(({ code }) => code)).toEqual(
-      [1, 3, 2].sort((a, b) => answers(net).findIndex((x) => x.code === a) - answers(net).findIndex((x) => x.code === b)),
-    );
+    const codes = answers(net).map(({ code }) => code);
+    expect(codes.sort()).toEqual([1, 2, 3]);
   });
 
   it('answers over TCP too', async () => {

@@ -73,6 +73,7 @@ export class SimGuest implements FrameReceiver {
   readonly features: ReceiverFeatures;
   readonly time: FakeTime;
   readonly address: string;
+  readonly mac: readonly number[];
   readonly seen: SeenPacket[] = [];
   /** By `remote:port>local port`. */
   readonly tcp = new Map<string, SimTcp>();
@@ -88,11 +89,12 @@ export class SimGuest implements FrameReceiver {
   readonly #port: NetworkPort;
   #nextPort = 50_000;
 
-  constructor(port: NetworkPort, time: FakeTime, options: { offloads?: boolean; address?: string } = {}) {
+  constructor(port: NetworkPort, time: FakeTime, options: { offloads?: boolean; address?: string; mac?: readonly number[] } = {}) {
     const on = options.offloads ?? true;
     this.features = { checksumBlank: on, gsoTcp4: on, gsoTcp6: on };
     this.time = time;
     this.address = options.address ?? '10.0.2.15';
+    this.mac = options.mac ?? GUEST_MAC;
     this.#port = port;
     port.attach(this);
   }
@@ -105,7 +107,9 @@ export class SimGuest implements FrameReceiver {
   }
 
   send(frame: Uint8Array, offload: Offload = { checksumBlank: false, gsoSize: 0 }): void {
-    this.#cross(() => this.#port.send(frame.slice(), offload));
+    const own = frame.slice();
+    if (own.length >= 12) own.set(this.mac, 6);
+    this.#cross(() => this.#port.send(own, offload));
   }
 
   sendReady(): void {}
@@ -157,7 +161,7 @@ export class SimGuest implements FrameReceiver {
   #arp(frame: Uint8Array): void {
     if (frame[21] !== 1 || frame.subarray(38, 42).join('.') !== this.address) return;
     const sender = [...frame.subarray(22, 32)];
-    this.send(ethernet(0x0806, [0, 1, 8, 0, 6, 4, 0, 2, ...GUEST_MAC, ...ip(this.address), ...sender]));
+    this.send(ethernet(0x0806, [0, 1, 8, 0, 6, 4, 0, 2, ...this.mac, ...ip(this.address), ...sender]));
   }
 
   #segment(packet: SeenPacket): void {
