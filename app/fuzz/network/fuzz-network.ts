@@ -3,11 +3,10 @@
  * Sends hostile frames of one kind through a whole user network on a fake host, and looks whether it stands: nothing thrown, bounds kept,
  * and an ordinary echo answered afterwards.
  */
-import { createTestNetwork, type TestNetwork } from '../../engine/network/testing/test-network.ts';
-import { seeded } from '../../engine/network/testing/fake-time.ts';
-import type { FrameReceiver } from '../../engine/network/index.ts';
+import { type FrameReceiver, UserNetwork } from '../../engine/index.ts';
 import { get16, get32 } from '../../engine/network/packet/wire.ts';
 import { type FrameKind, type FuzzFrame, makeFrame, type TcpProgress } from './frames.ts';
+import { FuzzSockets, FuzzTime, repeatable, repeatableEntropy } from './fuzz-host.ts';
 
 export interface FuzzReport {
   readonly kind: FrameKind;
@@ -66,74 +65,52 @@ class Watcher implements FrameReceiver {
 }
 
 export async function fuzzNetwork(kind: FrameKind, cases: number, seed: number): Promise<FuzzReport> {
-  const random = seeded(seed);
-  const net = createTestNetwork({ maxConnections: MAX_CONNECTIONS, domain: 'fuzz.test', hosts: { 'a.b': ['192.0.2.1'] } });
-  prepareHost(net, random);
+  const random = repeatable(seed);
+  const time = new FuzzTime();
+  const sockets = new FuzzSockets(time, random);
+  const config = { maxConnections: MAX_CONNECTIONS, domain: 'fuzz.test', hosts: { 'a.b': ['192.0.2.1'] } };
+  const created = UserNetwork.create(config, { clock: time, timers: time, entropy: repeatableEntropy(random), sockets });
+  if (!created.ok) throw new Error(created.error.message);
+  const network = created.value;
   const watcher = new Watcher();
-  net.network.attach(watcher);
+  network.attach(watcher);
   const context = { random, connections: watcher.connections };
   let mostConnections = 0;
   for (let index = 0; index < cases; index++) {
     const made = makeFrame(kind, context);
     try {
-      net.network.send(made.frame, made.offload);
+      network.send(made.frame, made.offload);
       if (index % BATCH === BATCH - 1) {
         watcher.room = random() < 0.9;
-        if (watcher.room) net.network.receiveReady();
-        await net.time.advance(500);
-        forget(net);
-      } else if (index % 4 === 3) await net.time.settle();
+        if (watcher.room) network.receiveReady();
+        await time.advance(500);
+      } else if (index % 4 === 3) await time.settle();
     } catch (error) {
       throw new FuzzFailure(kind, seed, index, made, error);
     }
-    mostConnections = Math.max(mostConnections, net.network.stats().tcpConnections);
+    mostConnections = Math.max(mostConnections, network.stats().tcpConnections);
   }
   watcher.room = true;
-  net.network.receiveReady();
-  await expectAlive(net, watcher);
-  const stats = net.network.stats();
+  network.receiveReady();
+  await expectAlive(network, time, watcher);
+  const stats = network.stats();
   if (mostConnections > MAX_CONNECTIONS) throw new Error(`${mostConnections} connections, more than allowed`);
   if (stats.udpMappings > 2048) throw new Error(`${stats.udpMappings} UDP mappings, more than allowed`);
-  net.network.close();
-  await net.time.advance(200_000);
-  if (net.time.pending !== 0) throw new Error(`${net.time.pending} timers outlive the network`);
+  network.close();
+  await time.advance(200_000);
+  if (time.pending !== 0) throw new Error(`${time.pending} timers outlive the network`);
+  if (sockets.openUdpSockets !== 0) throw new Error(`${sockets.openUdpSockets} sockets outlive the network`);
   return { kind, cases, answers: watcher.answers, dropped: stats.droppedFromGuest, mostConnections };
 }
 
-/** Servers that answer, refuse, send much, end and reset. */
-function prepareHost({ sockets }: TestNetwork, random: () => number): void {
-  sockets.servers.set('192.0.2.1 80', (far) => {
-    far.write(new Uint8Array(Math.floor(random() * 100_000)));
-    if (random() < 0.3) far.end();
-  });
-  sockets.servers.set('192.0.2.1 81', (far) => {
-    far.reading = random() < 0.5;
-    far.write('x');
-    if (random() < 0.3) far.reset();
-  });
-  sockets.servers.set('192.0.2.1 82', 'unreachable');
-  sockets.dnsServers = [{ address: '198.51.100.1', port: 53 }];
-  sockets.udpServer = (bytes, to, answer) => {
-    if (random() < 0.5) answer(Uint8Array.from([...bytes.subarray(0, 2), 0x80, ...bytes.subarray(3)]), to);
-  };
-}
-
-/** The fake host keeps records for tests; here they would only grow. */
-function forget({ sockets }: TestNetwork): void {
-  sockets.udpSent.length = 0;
-  sockets.connected.length = 0;
-  sockets.udp.length = 0;
-  sockets.pings.length = 0;
-}
-
-async function expectAlive(net: TestNetwork, watcher: Watcher): Promise<void> {
-  await net.time.advance(10_000);
+async function expectAlive(network: UserNetwork, time: FuzzTime, watcher: Watcher): Promise<void> {
+  await time.advance(10_000);
   const before = watcher.echoes;
   const echo = Buffer.from(
     '5255 0a00 0202 5254 0012 3456 0800 4500 001c 0001 0000 4001 62d0 0a00 020f 0a00 0202 0800 f7fe 0000 0001'.replaceAll(' ', ''),
     'hex',
   );
-  net.network.send(new Uint8Array(echo), { checksumBlank: false, gsoSize: 0 });
-  await net.time.advance(1);
+  network.send(new Uint8Array(echo), { checksumBlank: false, gsoSize: 0 });
+  await time.advance(1);
   if (watcher.echoes !== before + 1) throw new Error('the network does not answer an echo any more');
 }
