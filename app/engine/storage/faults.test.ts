@@ -50,7 +50,12 @@ describe.each(FORMATS)('%j', (options) => {
           expect(error).toMatchObject({ kind: 'no-space', image: 'image' });
           expect(String(error)).toMatch(/free some space/);
           // What failed is neither old nor new: write it again.
-          return i % 5 === 4 ? undefined : device.write(offset, bytes).catch(() => device.write(offset, bytes)).catch(() => device.write(offset, bytes));
+          return i % 5 === 4
+            ? undefined
+            : device
+                .write(offset, bytes)
+                .catch(() => device.write(offset, bytes))
+                .catch(() => device.write(offset, bytes));
         });
       }
       expect(count).toBeGreaterThan(failAt);
@@ -86,7 +91,14 @@ describe.each(FORMATS)('%j', (options) => {
     const host = testHost();
     const device = await image(host, options);
     const size = device.sizeBytes;
-    for (const [offset, length] of [[size, 1], [size - 1, 2], [-1, 1], [0.5, 1], [Number.NaN, 1], [2 ** 53, 1]] as const) {
+    for (const [offset, length] of [
+      [size, 1],
+      [size - 1, 2],
+      [-1, 1],
+      [0.5, 1],
+      [Number.NaN, 1],
+      [2 ** 53, 1],
+    ] as const) {
       await expect(device.read(offset, new Uint8Array(length)), `${offset}`).rejects.toMatchObject({ kind: 'out-of-range' });
       await expect(device.discard(offset, length)).rejects.toMatchObject({ kind: 'out-of-range' });
     }

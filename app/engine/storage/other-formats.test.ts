@@ -31,7 +31,9 @@ describe('vmdk', () => {
     const content = new Uint8Array(3 * MIB + 1024);
     for (let at = 0; at < content.length; at += 300_000) content.set(new Random(at + 1).bytes(100_000), at);
     host.files.put('raw', content);
-    await changedInFolder(host.files, (folder) => qemuImg(folder, 'convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', 'raw', 'image'));
+    await changedInFolder(host.files, (folder) =>
+      qemuImg(folder, 'convert', '-f', 'raw', '-O', 'vmdk', '-o', 'subformat=streamOptimized', 'raw', 'image'),
+    );
     const device = await open(host, 'image');
     expect(device).toMatchObject({ format: 'vmdk', readOnly: true });
     await compareWhole(device, content);
@@ -40,7 +42,8 @@ describe('vmdk', () => {
 
   it('opens extents only beside the descriptor', async () => {
     const host = testHost();
-    const extent = (file: string): string => `# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 2048 FLAT "${file}" 0\n`;
+    const extent = (file: string): string =>
+      `# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 2048 FLAT "${file}" 0\n`;
     host.files.put('image', Buffer.from(extent('../../home/user/.profile')));
     expect(await openImage(host, 'image')).toMatchObject({ ok: false, error: { kind: 'forbidden-reference' } });
     host.files.put('image', Buffer.from(extent('image')));
@@ -70,7 +73,8 @@ describe('vhd', () => {
     const baseId = (await host.files.bytes('base.vhd')).subarray(68, 84);
     const header = bytes.subarray(512, 1536);
     header.set(baseId, 40);
-    [...'C:\\disks\\base.vhd'].forEach((character, index) => viewOf(header).setUint16(64 + index * 2, character.charCodeAt(0)));
+    const baseName = 'C:\\disks\\base.vhd';
+    for (let index = 0; index < baseName.length; index++) viewOf(header).setUint16(64 + index * 2, baseName.charCodeAt(index));
     viewOf(header).setUint32(36, checksum(header, 36));
     for (const at of [0, bytes.length - 512]) {
       const footer = bytes.subarray(at, at + 512);
@@ -98,7 +102,9 @@ describe('vhdx', () => {
     const host = testHost();
     await changedInFolder(host.files, (folder) => {
       qemuImg(folder, 'create', '-q', '-f', 'vhdx', '-o', 'block_size=1M', 'image', '8M');
-      spawnSync('qemu-io', ['-c', 'write -P 5 0 1M', '-c', 'write -P 6 3M 1M', '-c', 'flush', '-c', 'abort', join(folder, 'image')], { stdio: 'ignore' });
+      spawnSync('qemu-io', ['-c', 'write -P 5 0 1M', '-c', 'write -P 6 3M 1M', '-c', 'flush', '-c', 'abort', join(folder, 'image')], {
+        stdio: 'ignore',
+      });
     });
     const device = await open(host, 'image');
     const twin = new Uint8Array(8 * MIB).fill(5, 0, MIB).fill(6, 3 * MIB, 4 * MIB);

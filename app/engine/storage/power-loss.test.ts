@@ -54,7 +54,12 @@ async function record(host: TestHost, seed: number, snapshots: boolean): Promise
       const bytes = zero ? new Uint8Array(length) : random.bytes(length);
       const write: Write = { offset, bytes, began: files.changes.length, ended: Number.POSITIVE_INFINITY };
       writes.push(write);
-      pending.push((zero ? device.writeZeroes(offset, length) : device.write(offset, bytes)).then(() => void (write.ended = files.changes.length)));
+      const done = zero ? device.writeZeroes(offset, length) : device.write(offset, bytes);
+      pending.push(
+        done.then(() => {
+          write.ended = files.changes.length;
+        }),
+      );
     }
     await Promise.all(pending);
     if (snapshots && round === 8) await snapshotsOf(device).create('first', { seconds: 1, nanoseconds: 0 });
@@ -81,7 +86,9 @@ function expectPossible(disk: Uint8Array, story: Story, moment: number): void {
   for (let at = 0; at < disk.length; at += SECTOR) {
     const found = Buffer.from(disk.buffer, disk.byteOffset + at, SECTOR);
     if (found.equals(base.subarray(at, at + SECTOR))) continue;
-    const possible = later.some(({ offset, bytes }) => offset <= at && at < offset + bytes.length && found.equals(bytes.subarray(at - offset, at - offset + SECTOR)));
+    const possible = later.some(
+      ({ offset, bytes }) => offset <= at && at < offset + bytes.length && found.equals(bytes.subarray(at - offset, at - offset + SECTOR)),
+    );
     if (!possible) throw new Error(`sector at ${at} is neither what was flushed nor what was written later (moment ${moment})`);
   }
 }
@@ -98,13 +105,20 @@ const BACKING = { name: 'base', format: 'raw' } as const;
 const CASES: readonly Case[] = [
   { title: 'qcow2', options: { format: 'qcow2', sizeBytes: 1024 * KIB, clusterSize: 4 * KIB } },
   { title: 'qcow2 over a backing file', options: { format: 'qcow2', sizeBytes: 1024 * KIB, backing: BACKING }, backing: true },
-  { title: 'qcow2 with tiny clusters and wide counts', options: { format: 'qcow2', sizeBytes: 512 * KIB, clusterSize: 512, refcountBits: 64 } },
+  {
+    title: 'qcow2 with tiny clusters and wide counts',
+    options: { format: 'qcow2', sizeBytes: 512 * KIB, clusterSize: 512, refcountBits: 64 },
+  },
   {
     title: 'qcow2 with extended L2 entries over a backing file',
     options: { format: 'qcow2', sizeBytes: 1024 * KIB, clusterSize: 16 * KIB, extendedL2: true, backing: BACKING },
     backing: true,
   },
-  { title: 'qcow2 with a snapshot made and deleted', options: { format: 'qcow2', sizeBytes: 512 * KIB, clusterSize: 4 * KIB }, snapshots: true },
+  {
+    title: 'qcow2 with a snapshot made and deleted',
+    options: { format: 'qcow2', sizeBytes: 512 * KIB, clusterSize: 4 * KIB },
+    snapshots: true,
+  },
   { title: 'vdi', options: { format: 'vdi', sizeBytes: 4096 * KIB } },
   { title: 'vhd', options: { format: 'vhd', sizeBytes: 8192 * KIB } },
   { title: 'vhdx', options: { format: 'vhdx', sizeBytes: 4096 * KIB, clusterSize: 1024 * KIB } },
@@ -135,26 +149,29 @@ describe.each(CASES)('$title', ({ options, snapshots = false, backing = false })
     }
   });
 
-  it.skipIf(!hasQemuImg || !['qcow2', 'vhdx', 'vmdk'].includes(options.format))('opens in the judge without errors (needs qemu-img)', async () => {
-    const random = new Random(5);
-    const host = testHost();
-    if (backing) host.files.put('base', new Random(3).bytes(options.sizeBytes!));
-    unwrap(await createImage(host, 'image', { ...options, nowSeconds: 0 }));
-    const story = await record(host, 12, snapshots);
-    for (let i = 0; i < 8; i++) {
-      const files = await story.files.after(1 + random.next(story.files.changes.length), random);
-      // A VHDX that was not closed is replayed by the repair; leaks in a QCOW2 are no errors, and repaired they are gone.
-      await withFolder(files, (folder) => {
-        // Between a snapshot's deletion and its last step, flags may be stale in the harmless direction, which the judge calls corrupt.
-        if (options.format === 'qcow2' && !snapshots) {
-          expect(JSON.parse(allowLeaks(folder)) as object).not.toHaveProperty('corruptions');
-        } else {
-          if (options.format !== 'vmdk') qemuImg(folder, 'check', '-r', 'all', '-f', judgeFormat(options.format), 'image');
-          qemuImg(folder, 'check', '-f', judgeFormat(options.format), 'image');
-        }
-      });
-    }
-  });
+  it.skipIf(!hasQemuImg || !['qcow2', 'vhdx', 'vmdk'].includes(options.format))(
+    'opens in the judge without errors (needs qemu-img)',
+    async () => {
+      const random = new Random(5);
+      const host = testHost();
+      if (backing) host.files.put('base', new Random(3).bytes(options.sizeBytes!));
+      unwrap(await createImage(host, 'image', { ...options, nowSeconds: 0 }));
+      const story = await record(host, 12, snapshots);
+      for (let i = 0; i < 8; i++) {
+        const files = await story.files.after(1 + random.next(story.files.changes.length), random);
+        // A VHDX that was not closed is replayed by the repair; leaks in a QCOW2 are no errors, and repaired they are gone.
+        await withFolder(files, (folder) => {
+          // Between a snapshot's deletion and its last step, flags may be stale in the harmless direction, which the judge calls corrupt.
+          if (options.format === 'qcow2' && !snapshots) {
+            expect(JSON.parse(allowLeaks(folder)) as object).not.toHaveProperty('corruptions');
+          } else {
+            if (options.format !== 'vmdk') qemuImg(folder, 'check', '-r', 'all', '-f', judgeFormat(options.format), 'image');
+            qemuImg(folder, 'check', '-f', judgeFormat(options.format), 'image');
+          }
+        });
+      }
+    },
+  );
 });
 
 /** The judge's report on a QCOW2 image that may have leaks (which it calls an error by its status). */

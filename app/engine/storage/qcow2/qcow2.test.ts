@@ -54,7 +54,7 @@ describe('a chain of backing files', () => {
     const twin = await contentOf(device);
     await exercise(device, twin, { seed: 5, requests: 150 });
     await compareWhole(device, twin);
-    expect([...new Set((await extents(device)).map(({ depth }) => depth))].sort()).toContain(2);
+    expect([...new Set((await extents(device)).map(({ depth }) => depth))]).toContain(2);
     await device.close();
     expect(host.files.openHandles).toBe(0);
     expect(Buffer.compare(await host.files.bytes('base'), baseBytes)).toBe(0);
@@ -125,7 +125,9 @@ interface JudgeExtent {
   readonly offset?: number;
 }
 
-async function extents(device: BlockDevice): Promise<{ offset: number; length: number; kind: string; depth: number; fileOffset?: number }[]> {
+async function extents(
+  device: BlockDevice,
+): Promise<{ offset: number; length: number; kind: string; depth: number; fileOffset?: number }[]> {
   const list = [];
   for await (const extent of device.map(0, device.sizeBytes)) list.push(extent);
   return list;
@@ -293,7 +295,9 @@ describe('an external data file', () => {
 
   it.skipIf(!hasQemuImg).each(['on', 'off'])('of the judge is read and written, raw: %s (needs qemu-img)', async (raw) => {
     const host = testHost();
-    await changedInFolder(host.files, (folder) => qemuImg(folder, 'create', '-q', '-f', 'qcow2', '-o', `data_file=data,data_file_raw=${raw}`, 'image', '2M'));
+    await changedInFolder(host.files, (folder) =>
+      qemuImg(folder, 'create', '-q', '-f', 'qcow2', '-o', `data_file=data,data_file_raw=${raw}`, 'image', '2M'),
+    );
     const device = await open(host);
     const twin = new Uint8Array(device.sizeBytes);
     await exercise(device, twin, { seed: 9, requests: 120, discard: false });
@@ -304,25 +308,28 @@ describe('an external data file', () => {
 });
 
 describe('its size', () => {
-  it.each([{ clusterSize: 512 }, { clusterSize: 64 * KIB }, { clusterSize: 16 * KIB, extendedL2: true }])('grows and shrinks with %j', async (options) => {
-    const host = testHost();
-    host.files.put('base', new Random(4).bytes(3 * MIB));
-    await make(host, { sizeBytes: MIB + 512, backing: { name: 'base', format: 'raw' }, ...options });
-    const device = await open(host);
-    let twin = await contentOf(device);
-    for (const size of [2 * MIB, MIB - 512, 4 * MIB, 4 * MIB + 512, 512, 3 * MIB]) {
-      const next = new Uint8Array(size);
-      next.set(twin.subarray(0, size));
-      twin = next;
-      await device.resize(size);
-      expect(device.sizeBytes).toBe(size);
-      await compareWhole(device, twin);
-      if (size > 4096) await exercise(device, twin, { seed: size, requests: 20, maxLength: 50_000 });
-    }
-    expect(await checkImage(device)).toMatchObject({ errors: 0, leaks: 0 });
-    await device.close();
-    if (hasQemuImg) await judge(host.files, 'qcow2', twin, true);
-  });
+  it.each([{ clusterSize: 512 }, { clusterSize: 64 * KIB }, { clusterSize: 16 * KIB, extendedL2: true }])(
+    'grows and shrinks with %j',
+    async (options) => {
+      const host = testHost();
+      host.files.put('base', new Random(4).bytes(3 * MIB));
+      await make(host, { sizeBytes: MIB + 512, backing: { name: 'base', format: 'raw' }, ...options });
+      const device = await open(host);
+      let twin = await contentOf(device);
+      for (const size of [2 * MIB, MIB - 512, 4 * MIB, 4 * MIB + 512, 512, 3 * MIB]) {
+        const next = new Uint8Array(size);
+        next.set(twin.subarray(0, size));
+        twin = next;
+        await device.resize(size);
+        expect(device.sizeBytes).toBe(size);
+        await compareWhole(device, twin);
+        if (size > 4096) await exercise(device, twin, { seed: size, requests: 20, maxLength: 50_000 });
+      }
+      expect(await checkImage(device)).toMatchObject({ errors: 0, leaks: 0 });
+      await device.close();
+      if (hasQemuImg) await judge(host.files, 'qcow2', twin, true);
+    },
+  );
 });
 
 describe('check and repair', () => {
@@ -405,7 +412,19 @@ describe('refusal', () => {
   it.skipIf(!hasQemuImg)('of encryption (needs qemu-img)', async () => {
     const host = testHost();
     await changedInFolder(host.files, (folder) =>
-      qemuImg(folder, 'create', '-q', '--object', 'secret,id=s,data=x', '-f', 'qcow2', '-o', 'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10', 'image', '1M'),
+      qemuImg(
+        folder,
+        'create',
+        '-q',
+        '--object',
+        'secret,id=s,data=x',
+        '-f',
+        'qcow2',
+        '-o',
+        'encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
+        'image',
+        '1M',
+      ),
     );
     expect(await refusal(host)).toMatch(/^unsupported: .*encrypted/);
   });

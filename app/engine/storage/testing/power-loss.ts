@@ -4,9 +4,9 @@
  *
  * What was flushed is there. Of what was not, each change is there or not, by chance, and a write may be cut off at a sector.
  */
-import { FileError, type FileStore, type HostFile, type OpenFileOptions } from '../../host/file.ts';
+import type { FileError, FileStore, HostFile, OpenFileOptions } from '../../host/file.ts';
 import { ok, type Result } from '../../../base/result.ts';
-import { TestFiles } from './test-host.ts';
+import type { TestFiles } from './test-host.ts';
 import type { Random } from './twin.ts';
 
 const SECTOR = 512;
@@ -14,7 +14,7 @@ const SECTOR = 512;
 type Change =
   | { readonly kind: 'write'; readonly file: string; readonly offset: number; readonly bytes: Uint8Array }
   | { readonly kind: 'truncate'; readonly file: string; readonly sizeBytes: number }
-  | { readonly kind: 'flush'; readonly file: string; /** Changes before it are durable. */ readonly covers: number };
+  | { readonly kind: 'flush'; readonly file: string /** Changes before it are durable. */; readonly covers: number };
 
 export class RecordingFiles implements FileStore {
   readonly #files: TestFiles;
@@ -35,7 +35,8 @@ export class RecordingFiles implements FileStore {
   async after(count: number, random: Random): Promise<TestFiles> {
     const files = await (await this.#before).photograph();
     const durable = new Map<string, number>();
-    for (const change of this.changes.slice(0, count)) if (change.kind === 'flush') durable.set(change.file, Math.max(durable.get(change.file) ?? 0, change.covers));
+    for (const change of this.changes.slice(0, count))
+      if (change.kind === 'flush') durable.set(change.file, Math.max(durable.get(change.file) ?? 0, change.covers));
     for (const [index, change] of this.changes.slice(0, count).entries()) {
       if (change.kind === 'flush') continue;
       const content = files.contents.get(change.file)!;
